@@ -1,0 +1,1 @@
+//! Speaks the wire formats of the identity services, for tests and the demo.

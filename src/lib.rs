@@ -1,0 +1,1 @@
+//! A Kubernetes operator that turns identity into plain Kubernetes objects.

@@ -1,0 +1,3 @@
+//! The `cloud-identity-operator` binary.
+
+fn main() {}
