@@ -1,1 +1,3 @@
 //! A Kubernetes operator that turns identity into plain Kubernetes objects.
+
+pub mod api;

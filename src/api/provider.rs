@@ -1,0 +1,373 @@
+//! `IdentityProvider` and `ClusterIdentityProvider`: one tenant of one identity service, and how to authenticate to it.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use super::{Condition, ObjectVersion};
+
+/// The base address of a service: `https`, without user info, query or fragment; at most 2048 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServiceUrl(pub String);
+
+impl JsonSchema for ServiceUrl {
+    fn schema_name() -> Cow<'static, str> {
+        "ServiceUrl".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string", "minLength": 9, "maxLength": 2048,
+            "x-kubernetes-validations": [
+                { "rule": "self.startsWith('https://')", "message": "the address must start with https://" },
+                { "rule": "!self.contains('@') && !self.contains('?') && !self.contains('#') && !self.contains(' ')",
+                  "message": "the address may not contain user info, a query, a fragment or a space" },
+            ]
+        })
+    }
+}
+
+/// One key of a Secret. A provider reads Secrets of its own namespace, a cluster provider those of the operator's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the Secret. Default `apikey` for an API key, `ca.crt` for a CA bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: Option<String>,
+}
+
+/// One key of a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigMapKeyRef {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the ConfigMap. Default `ca.crt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: Option<String>,
+}
+
+/// Where a credential is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeySource {
+    /// The Secret and key that hold it. An API key is the raw key or the JSON file IBM Cloud offers for download.
+    pub secret_ref: SecretKeyRef,
+}
+
+/// The Secret that holds an App ID service credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BindingKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key with the JSON text. Default `binding`; when the Secret has no such key its flat keys are read (`apikey`, `managementUrl`, `tenantId`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: Option<String>,
+}
+
+/// A service credential of the App ID instance, as IBM's cluster service binding or a service key holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppIdBinding {
+    /// The Secret with the credential: the object itself, `{"credentials": …}`, `[{"credentials": …}]`, or flat keys.
+    pub secret_ref: BindingKeyRef,
+}
+
+/// How to get the IAM token that the management API wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppIdIam {
+    /// Address of IAM. Default `https://iam.cloud.ibm.com`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<ServiceUrl>,
+    /// An API key with the role Writer on the App ID instance. Not with `binding`, which brings its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<KeySource>,
+}
+
+/// An IBM Cloud App ID tenant: either `binding`, or `url`, `tenantId` and `iam.apiKey`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.binding) || (has(self.url) && has(self.tenantId) && has(self.iam) && has(self.iam.apiKey))", "set either binding, or url, tenantId and iam.apiKey"),
+    validation = ("!has(self.binding) || (!has(self.url) && !has(self.tenantId) && !(has(self.iam) && has(self.iam.apiKey)))", "binding brings url, tenantId and API key: leave those out"),
+    validation = ("has(self.tenantId) == has(oldSelf.tenantId) && (!has(self.tenantId) || self.tenantId == oldSelf.tenantId)", "appId.tenantId is immutable: create a new provider for another tenant"),
+)]
+pub struct AppIdProvider {
+    /// Service credential of the instance, as IBM's service binding stores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<AppIdBinding>,
+    /// Address of the region, for example `https://us-south.appid.cloud.ibm.com`; no path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<ServiceUrl>,
+    /// Tenant id: the GUID of the service instance. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9-]+$"))]
+    pub tenant_id: Option<String>,
+    /// How to get the IAM token for the management API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iam: Option<AppIdIam>,
+}
+
+/// IBM Cloud IAM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.accountId) == has(oldSelf.accountId) && (!has(self.accountId) || self.accountId == oldSelf.accountId)", "iam.accountId is immutable: create a new provider for another account"))]
+pub struct IamProvider {
+    /// Address of IAM. Default `https://iam.cloud.ibm.com`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<ServiceUrl>,
+    /// The account that the API key must belong to. Default: whichever it belongs to. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9]+$"))]
+    pub account_id: Option<String>,
+    /// The API key of a user or service ID.
+    pub api_key: KeySource,
+}
+
+/// Certificates to trust besides the built-in roots. Verification cannot be turned off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// PEM certificates that are trusted besides the built-in roots.
+    pub ca_bundle: CaBundle,
+}
+
+/// Where PEM certificates are read: exactly one of `configMapRef` and `secretRef`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.configMapRef) != has(self.secretRef)", "set exactly one of configMapRef and secretRef"))]
+pub struct CaBundle {
+    /// A ConfigMap with the certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<ConfigMapKeyRef>,
+    /// A Secret with the certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+}
+
+/// How much traffic the tenant may get from this operator. Where several providers lead to one tenant, the smallest counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Budget {
+    /// Requests a second, 1 to 1000. Default for App ID 10 (its management API blocks a tenant for 30 s above 50 a second), for IAM 10
+    /// (IBM publishes no number).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rate")]
+    pub requests_per_second: Option<i32>,
+    /// Requests in flight, 1 to 64. Default 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "in_flight")]
+    pub concurrency: Option<i32>,
+}
+
+fn rate(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 1000 })
+}
+
+fn in_flight(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 64 })
+}
+
+/// One tenant of one identity service, for objects of the same namespace.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "cloudidentity.dev",
+    version = "v1alpha1",
+    kind = "IdentityProvider",
+    plural = "identityproviders",
+    namespaced,
+    doc = "One tenant of one identity service, and how to authenticate to it, for objects of the same namespace.",
+    status = "ProviderStatus",
+    derive = "PartialEq",
+    shortname = "idp",
+    category = "cloudidentity",
+    printcolumn(name = "Tenant", type_ = "string", json_path = ".status.tenant"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.appId) != has(self.iam)", "set exactly one of appId and iam"),
+    validation = ("has(self.appId) == has(oldSelf.appId)", "the service of a provider is immutable: create a new provider"),
+)]
+pub struct IdentityProviderSpec {
+    /// An IBM Cloud App ID tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<AppIdProvider>,
+    /// IBM Cloud IAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iam: Option<IamProvider>,
+    /// Certificates to trust besides the built-in roots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// How much traffic the tenant may get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+}
+
+/// Which namespaces a `From` speaks of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum From {
+    /// No namespace.
+    #[default]
+    None,
+    /// Every namespace.
+    All,
+    /// Those in `names`.
+    Listed,
+    /// Those whose labels match `selector`.
+    Selected,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// Labels that a namespace must all have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceSelector {
+    /// Labels and their values, at most 16; a namespace must have all of them.
+    #[schemars(length(min = 1, max = 16))]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// Which namespaces may use a cluster provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = ("self.from == 'Listed' ? has(self.names) : !has(self.names)", "names goes with from: Listed"),
+    validation = ("self.from == 'Selected' ? has(self.selector) : !has(self.selector)", "selector goes with from: Selected"),
+)]
+pub struct AllowedNamespaces {
+    /// `None` (default), `All`, `Listed` or `Selected`.
+    #[serde(default)]
+    pub from: From,
+    /// Names of namespaces, with `from: Listed`; at most 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 500), inner(length(min = 1, max = 63)))]
+    pub names: Option<Vec<String>>,
+    /// Labels of namespaces, with `from: Selected`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<NamespaceSelector>,
+}
+
+/// What the allowed namespaces may ask for. Everything is closed by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Permits {
+    /// Whether existing registrations may be adopted. Default `false`.
+    #[serde(default)]
+    pub adoption: bool,
+    /// Whether access tokens of the provider's own credential may be handed out. Default `false`.
+    #[serde(default)]
+    pub access_tokens: bool,
+    /// Names of App ID roles that may be assigned. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50), inner(length(min = 1, max = 128)))]
+    pub roles: Vec<String>,
+    /// Beginnings of redirect URIs that may be added; scheme, host and port must be equal, the path must begin with the given one. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub redirect_uri_prefixes: Vec<ServiceUrl>,
+}
+
+/// One tenant of one identity service, for objects of many namespaces.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "cloudidentity.dev",
+    version = "v1alpha1",
+    kind = "ClusterIdentityProvider",
+    plural = "clusteridentityproviders",
+    doc = "One tenant of one identity service for the namespaces it allows. Its Secrets are read from the operator's own namespace.",
+    status = "ProviderStatus",
+    derive = "PartialEq",
+    shortname = "cidp",
+    category = "cloudidentity",
+    printcolumn(name = "Tenant", type_ = "string", json_path = ".status.tenant"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.appId) != has(self.iam)", "set exactly one of appId and iam"),
+    validation = ("has(self.appId) == has(oldSelf.appId)", "the service of a provider is immutable: create a new provider"),
+)]
+pub struct ClusterIdentityProviderSpec {
+    /// An IBM Cloud App ID tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<AppIdProvider>,
+    /// IBM Cloud IAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iam: Option<IamProvider>,
+    /// Certificates to trust besides the built-in roots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// How much traffic the tenant may get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// Which namespaces may use this provider. Default: none.
+    #[serde(default)]
+    pub allowed_namespaces: AllowedNamespaces,
+    /// What those namespaces may ask for. Everything is closed by default.
+    #[serde(default)]
+    pub permits: Permits,
+}
+
+/// Who the operator is at the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderIdentity {
+    /// IAM id of the API key's owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iam_id: Option<String>,
+    /// IBM Cloud account of the API key's owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+}
+
+/// What is known of the tenant.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderStatus {
+    /// The generation of the spec that this status speaks of; -1 before the first pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready` and `CanRegister`; `Reconciling` and `Stalled` only while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The proven identity of the tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Host of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Who the operator is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<ProviderIdentity>,
+    /// Which version of the credential Secret was last tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_version: Option<ObjectVersion>,
+    /// Consecutive failed checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<i32>,
+    /// When the next check is made, while something is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_action_at: Option<Time>,
+}

@@ -1,0 +1,87 @@
+//! `spec.secret`: where a credential is published, and in which shape.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::RedirectUri;
+
+/// Which keys the Secret has. The keys of each layout are frozen for this API version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Layout {
+    /// What IBM's App ID SDKs read from their environment.
+    #[default]
+    AppId,
+    /// What any OAuth library wants: `client_id`, `client_secret`, endpoints.
+    OAuth,
+    /// One key `binding` with the JSON that IBM's cluster service binding makes.
+    IbmBinding,
+    /// The keys of the Service Binding specification, type `oauth2`.
+    ServiceBinding,
+    /// What oauth2-proxy reads, for its chart and for its environment.
+    OAuth2Proxy,
+    /// Spring Boot's client registration variables.
+    Spring,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// Where the credential is published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)", "secret.name is immutable: delete and create the object to publish elsewhere"),
+    validation = ("self.layout != 'Spring' || has(self.registrationId)", "layout Spring needs secret.registrationId"),
+    validation = ("!has(self.keys) || self.keys.all(k, self.keys.exists_one(other, self.keys[other] == self.keys[k]))", "two keys may not be renamed to the same name"),
+    validation = ("!has(self.labels) || self.labels.all(k, !k.startsWith('cloudidentity.dev/'))", "labels under cloudidentity.dev/ belong to the operator"),
+    validation = ("!has(self.annotations) || self.annotations.all(k, !k.startsWith('cloudidentity.dev/'))", "annotations under cloudidentity.dev/ belong to the operator"),
+)]
+pub struct SecretSpec {
+    /// Name of the Secret. Default: the object's name. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: Option<String>,
+    /// Which keys the Secret has: `AppId` (default), `OAuth`, `IbmBinding`, `ServiceBinding`, `OAuth2Proxy` or `Spring`. A change is one
+    /// write; keys of the former layout go.
+    #[serde(default)]
+    pub layout: Layout,
+    /// Renames keys of the layout: `layout key: key in the Secret`. At most 32. A key the layout does not have is reported, not ignored.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "key_names")]
+    pub keys: BTreeMap<String, String>,
+    /// Labels for the Secret, at most 64. The prefix `cloudidentity.dev/` is refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "label_values")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations for the Secret, at most 64. The prefix `cloudidentity.dev/` is refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "annotation_values")]
+    pub annotations: BTreeMap<String, String>,
+    /// Which of `redirectUris` the Secret names, for consumers that want exactly one. Default: the only one, when there is only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_uri: Option<RedirectUri>,
+    /// Layout `Spring`: the registration id, lower-case letters and digits, as in `spring.security.oauth2.client.registration.<id>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z0-9]+$"))]
+    pub registration_id: Option<String>,
+}
+
+fn map_of(value: serde_json::Value, entries: u32) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "maxProperties": entries, "additionalProperties": value })
+}
+
+fn key_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    map_of(serde_json::json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$" }), 32)
+}
+
+fn label_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    map_of(serde_json::json!({ "type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" }), 64)
+}
+
+fn annotation_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    map_of(serde_json::json!({ "type": "string", "maxLength": 4096 }), 64)
+}

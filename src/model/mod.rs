@@ -1,0 +1,10 @@
+//! Plain values that every other module speaks of. Nothing here knows Kubernetes or HTTP.
+
+mod application;
+mod failure;
+mod identity;
+
+pub use application::{Application, ApplicationKind, ClientId, Desired, RoleCatalogue, TenantRole};
+pub use failure::{Class, Failure};
+pub use identity::{ProvisionalName, TenantIdentity};
+pub use secrecy::{ExposeSecret, SecretString as SecretText};

@@ -1,0 +1,229 @@
+//! Which keys a published Secret has. The keys of a layout are frozen per API version (`tests/golden/layouts.txt`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Problem;
+use crate::{
+    model::{ApplicationKind, ExposeSecret, SecretText},
+    reasons::Reason,
+};
+
+/// A layout, parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// IBM's App ID SDKs.
+    AppId,
+    /// Any OAuth library.
+    OAuth,
+    /// IBM's cluster service binding.
+    IbmBinding,
+    /// servicebinding.io.
+    ServiceBinding,
+    /// oauth2-proxy.
+    OAuth2Proxy,
+    /// Spring Boot.
+    Spring,
+}
+
+impl Layout {
+    /// Every layout.
+    pub const ALL: &'static [Layout] = &[Self::AppId, Self::OAuth, Self::IbmBinding, Self::ServiceBinding, Self::OAuth2Proxy, Self::Spring];
+
+    /// Whether the layout makes no sense without a client secret.
+    #[must_use]
+    pub const fn needs_secret(self) -> bool {
+        matches!(self, Self::ServiceBinding | Self::OAuth2Proxy | Self::Spring)
+    }
+}
+
+/// How a Secret is to look, without any value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// The layout.
+    pub layout: Layout,
+    /// The kind of client.
+    pub kind: ApplicationKind,
+    /// Renamed keys: layout key to key in the Secret.
+    pub renamed: BTreeMap<String, String>,
+    /// The one redirect URI that the Secret names, if any.
+    pub redirect_uri: Option<String>,
+    /// Spring's registration id, upper case.
+    pub registration_id: Option<String>,
+    /// Scopes, for layouts that list them.
+    pub scopes: BTreeSet<String>,
+}
+
+/// What goes into a Secret.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The client id.
+    pub client_id: String,
+    /// Its secret; a public client has none.
+    pub secret: Option<SecretText>,
+    /// The tenant id.
+    pub tenant_id: String,
+    /// Origin of the App ID host, without a path.
+    pub origin: String,
+    /// oauth2-proxy's cookie secret; used by that layout only.
+    pub cookie_secret: Option<SecretText>,
+}
+
+impl Credential {
+    /// App ID's `oauthServerUrl`, which is also the issuer (api: `<host>/oauth/v4/<tenantId>`).
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        format!("{}/oauth/v4/{}", self.origin, self.tenant_id)
+    }
+}
+
+/// The keys that a Secret of this shape has, after renaming.
+#[must_use]
+pub fn keys(shape: &Shape) -> BTreeSet<String> {
+    layout_keys(shape).into_iter().map(|key| renamed(shape, key)).collect()
+}
+
+/// A rename of a key that the layout does not have, or a layout that the client cannot fill.
+#[must_use]
+pub fn flaw(shape: &Shape) -> Option<Problem> {
+    if shape.kind == ApplicationKind::SinglePageApp && shape.layout.needs_secret() {
+        return Some(Problem::new(Reason::InvalidSpec, "this layout needs a client secret, which a SinglePageApp does not have"));
+    }
+    let known = layout_keys(shape);
+    let names: Vec<&str> = known.iter().map(String::as_str).collect();
+    let unknown = shape.renamed.keys().find(|key| !known.contains(*key));
+    if let Some(key) = unknown {
+        return Some(Problem::new(
+            Reason::InvalidSpec,
+            format!("secret.keys renames {key:?}, which is not a key of this layout; its keys are {}", names.join(", ")),
+        ));
+    }
+    (keys(shape).len() < known.len())
+        .then(|| Problem::new(Reason::InvalidSpec, "secret.keys renames a key to the name of another key of this layout"))
+}
+
+/// The Secret's data.
+#[must_use]
+pub fn render(shape: &Shape, credential: &Credential) -> BTreeMap<String, SecretText> {
+    values(shape, credential).into_iter().map(|(key, value)| (renamed(shape, key), value)).collect()
+}
+
+/// The client secret that a Secret of this shape holds, if it holds one.
+#[must_use]
+pub fn held_secret(shape: &Shape, data: &BTreeMap<String, SecretText>) -> Option<SecretText> {
+    let key = match shape.layout {
+        Layout::AppId => "secret".to_owned(),
+        Layout::OAuth => "client_secret".to_owned(),
+        Layout::ServiceBinding | Layout::OAuth2Proxy => "client-secret".to_owned(),
+        Layout::Spring => spring(shape, "CLIENTSECRET"),
+        Layout::IbmBinding => {
+            let text = data.get(&renamed(shape, "binding".to_owned()))?;
+            let binding: serde_json::Value = serde_json::from_str(text.expose_secret()).ok()?;
+            return binding.get("secret")?.as_str().map(SecretText::from);
+        }
+    };
+    data.get(&renamed(shape, key)).cloned()
+}
+
+fn renamed(shape: &Shape, key: String) -> String {
+    shape.renamed.get(&key).cloned().unwrap_or(key)
+}
+
+fn spring(shape: &Shape, field: &str) -> String {
+    format!("SPRING_SECURITY_OAUTH2_CLIENT_REGISTRATION_{}_{field}", shape.registration_id.as_deref().unwrap_or_default())
+}
+
+/// A credential that only serves to learn the keys of a shape.
+fn layout_keys(shape: &Shape) -> BTreeSet<String> {
+    let example = Credential {
+        client_id: String::new(),
+        secret: (shape.kind == ApplicationKind::RegularWebApp).then(|| SecretText::from(String::new())),
+        tenant_id: String::new(),
+        origin: String::new(),
+        cookie_secret: Some(SecretText::from(String::new())),
+    };
+    values(shape, &example).into_keys().collect()
+}
+
+fn values(shape: &Shape, credential: &Credential) -> BTreeMap<String, SecretText> {
+    let issuer = credential.issuer();
+    let discovery = format!("{issuer}/.well-known/openid-configuration");
+    let management = format!("{}/management/v4/{}", credential.origin, credential.tenant_id);
+    let mut values: BTreeMap<String, SecretText> = BTreeMap::new();
+    let mut put = |key: &str, value: &str| {
+        values.insert(key.to_owned(), SecretText::from(value));
+    };
+    let secret = credential.secret.as_ref().map(ExposeSecret::expose_secret);
+    match shape.layout {
+        Layout::AppId => {
+            put("clientId", &credential.client_id);
+            put("tenantId", &credential.tenant_id);
+            put("oauthServerUrl", &issuer);
+            put("profilesUrl", &credential.origin);
+            put("discoveryEndpoint", &discovery);
+            put("appidServiceEndpoint", &credential.origin);
+            put("managementUrl", &management);
+            put("version", "4");
+            if let Some(uri) = &shape.redirect_uri {
+                put("redirectUri", uri);
+            }
+            if let Some(secret) = secret {
+                put("secret", secret);
+            }
+        }
+        Layout::OAuth => {
+            put("client_id", &credential.client_id);
+            put("issuer", &issuer);
+            put("discovery_endpoint", &discovery);
+            put("token_endpoint", &format!("{issuer}/token"));
+            put("jwks_uri", &format!("{issuer}/publickeys"));
+            put("authorization_endpoint", &format!("{issuer}/authorization"));
+            put("userinfo_endpoint", &format!("{issuer}/userinfo"));
+            if let Some(secret) = secret {
+                put("client_secret", secret);
+            }
+        }
+        Layout::IbmBinding => {
+            let mut binding = serde_json::json!({
+                "appidServiceEndpoint": credential.origin, "clientId": credential.client_id, "discoveryEndpoint": discovery, "managementUrl": management,
+                "oauthServerUrl": issuer, "profilesUrl": credential.origin, "tenantId": credential.tenant_id, "version": 4,
+            });
+            if let Some(secret) = secret {
+                binding["secret"] = secret.into();
+            }
+            put("binding", &binding.to_string());
+        }
+        Layout::ServiceBinding => {
+            put("type", "oauth2");
+            put("provider", "ibm-app-id");
+            put("client-id", &credential.client_id);
+            put("client-secret", secret.unwrap_or_default());
+            put("issuer-uri", &issuer);
+            put("authorization-grant-type", if shape.redirect_uri.is_some() { "authorization_code" } else { "client_credentials" });
+            if !shape.scopes.is_empty() {
+                put("scope", &shape.scopes.iter().map(String::as_str).collect::<Vec<_>>().join(","));
+            }
+            if let Some(uri) = &shape.redirect_uri {
+                put("redirect-uri", uri);
+            }
+        }
+        Layout::OAuth2Proxy => {
+            let cookie = credential.cookie_secret.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
+            put("client-id", &credential.client_id);
+            put("client-secret", secret.unwrap_or_default());
+            put("cookie-secret", cookie);
+            put("OAUTH2_PROXY_CLIENT_ID", &credential.client_id);
+            put("OAUTH2_PROXY_CLIENT_SECRET", secret.unwrap_or_default());
+            put("OAUTH2_PROXY_COOKIE_SECRET", cookie);
+            put("OAUTH2_PROXY_OIDC_ISSUER_URL", &issuer);
+            put("OAUTH2_PROXY_PROVIDER", "oidc");
+        }
+        Layout::Spring => {
+            let id = shape.registration_id.as_deref().unwrap_or_default();
+            put(&spring(shape, "CLIENTID"), &credential.client_id);
+            put(&spring(shape, "CLIENTSECRET"), secret.unwrap_or_default());
+            put(&spring(shape, "PROVIDER"), &id.to_lowercase());
+            put(&format!("SPRING_SECURITY_OAUTH2_CLIENT_PROVIDER_{id}_ISSUERURI"), &issuer);
+        }
+    }
+    values
+}

@@ -1,0 +1,26 @@
+//! The rules. Everything here is a pure function of plain values and a given `now`: no Kubernetes, no HTTP, no clock.
+
+pub mod application;
+pub mod field_ownership;
+pub mod layout;
+pub mod permit;
+pub mod wait;
+
+use crate::reasons::Reason;
+
+/// Something that keeps an object from being ready, in words for its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The reason that conditions and events carry.
+    pub reason: Reason,
+    /// A sentence that says what is wrong and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem with its sentence.
+    #[must_use]
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}

@@ -1,0 +1,138 @@
+//! The closed list of reasons. `docs/reasons.md` is generated from it; a reason doubles as a metric label.
+
+/// How a state goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// All is as asked for.
+    Good,
+    /// The operator tries again by itself, at `status.nextActionAt`.
+    Retried,
+    /// Somebody has to change something; it is looked at again at once when spec, provider or credential change, and every 30 minutes.
+    NeedsChange,
+    /// Waits for another object or a decision in the cluster; looked at again when that changes.
+    Waits,
+}
+
+macro_rules! reasons {
+    ($( $name:ident, $outlook:ident, $advice:literal; )*) => {
+        /// Why a condition is what it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $( #[doc = $advice] $name, )*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the documentation.
+            pub const ALL: &'static [Reason] = &[ $( Reason::$name, )* ];
+
+            /// The reason as conditions, events and metrics show it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Reason::$name => stringify!($name), )* }
+            }
+
+            /// What it means and what to do about it.
+            #[must_use]
+            pub const fn advice(self) -> &'static str {
+                match self { $( Reason::$name => $advice, )* }
+            }
+
+            /// How it goes on from here.
+            #[must_use]
+            pub const fn outlook(self) -> Outlook {
+                match self { $( Reason::$name => Outlook::$outlook, )* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // good
+    Ready, Good, "Everything is as asked for.";
+    Registered, Good, "The application is registered at the service.";
+    Published, Good, "The Secret holds the credential.";
+    Verified, Good, "The token endpoint accepted the published credential.";
+    NotApplicable, Good, "There is nothing to try: the client has no secret or no grant for machines.";
+    WriterRole, Good, "The credential may register applications.";
+    // in progress
+    InProgress, Retried, "Work is under way.";
+    ConfirmingAbsence, Retried, "The application was not found; it is looked for once more before anything follows from that.";
+    RegistrationUnclear, Retried, "The answer to a registration was lost; what it may have left behind is looked for.";
+    Unknown, Retried, "Not known yet.";
+    // the service
+    ServiceUnavailable, Retried, "The service does not answer as it should; nothing is changed meanwhile.";
+    RateLimited, Retried, "The service asked for fewer requests; the whole tenant pauses.";
+    UnexpectedResponse, Retried, "The service answered something that is not in its documentation.";
+    Unauthorized, NeedsChange, "The service does not accept the provider's credential: check the API key.";
+    InvalidClient, NeedsChange, "The token endpoint does not accept the published credential.";
+    Rejected, NeedsChange, "The service refused the request.";
+    WriterRoleRequired, NeedsChange, "The API key may read but not write: give it the role Writer on the App ID instance.";
+    ReaderRoleRequired, NeedsChange, "The API key may not read the App ID instance: give it the role Writer.";
+    TenantNotFound, NeedsChange, "The service does not know the tenant at this address: check region (url) and tenantId.";
+    LimitReached, NeedsChange, "The service's limit of applications, scopes or changes is reached.";
+    AccountMismatch, NeedsChange, "The API key belongs to another account than iam.accountId.";
+    TlsNotTrusted, NeedsChange, "The server's certificate is not trusted: check the address, or give its CA in tls.caBundle.";
+    AddressNotAllowed, NeedsChange, "The address is loopback, link-local or not in the allow-list of the operator.";
+    // providers and credentials
+    ProviderNotFound, Waits, "The provider named in providerRef does not exist.";
+    ProviderNotReady, Waits, "The provider is not usable yet; its own status says why.";
+    ProviderServiceMismatch, NeedsChange, "The provider is for another service than this kind needs.";
+    ProviderIdentityChanged, NeedsChange, "The provider now leads to another tenant than the one that holds the registration: lead it back, or delete this object.";
+    NamespaceNotAllowed, Waits, "The ClusterIdentityProvider does not allow this namespace.";
+    NotPermitted, Waits, "The ClusterIdentityProvider's permits do not cover what the spec asks for.";
+    CredentialsNotFound, Waits, "A Secret or ConfigMap that the provider names does not exist or lacks the key.";
+    CredentialsInvalid, Waits, "A Secret or ConfigMap that the provider names holds something else than it should.";
+    ClusterProviderDisabled, NeedsChange, "This operator may not read ClusterIdentityProviders: it was installed for single namespaces without the cluster role.";
+    // the Secret
+    SecretConflict, Waits, "The Secret's name is taken by something that is not this object's: choose another secret.name or remove the other.";
+    SecretImmutable, Waits, "Somebody made the Secret immutable; it is never re-created: make it mutable by hand or delete it.";
+    Contested, Retried, "Something else keeps changing the Secret; it is repaired at growing intervals.";
+    SecretRejected, Retried, "The API server refused the Secret.";
+    SecretReferenceRefused, NeedsChange, "This Secret may not be referred to.";
+    // registration
+    RemoteMissing, NeedsChange, "The adopted application does not exist at the service; nothing is registered in its place.";
+    TypeMismatch, NeedsChange, "The application to adopt is of another type than the spec says.";
+    AlreadyManaged, Waits, "Another object holds this application.";
+    RenameFailed, Retried, "The application works, but could not be given its display name.";
+    RoleNotFound, Retried, "A role in spec.roles does not exist in the tenant: create it, or correct the name.";
+    ScopeInUse, Waits, "A role holds the scope; removing it would take it from the role for good. Annotate cloudidentity.dev/remove-scope: <name> to do it.";
+    Unproven, NeedsChange, "A Secret of a former object was found, but it does not prove that the application is ours: set adopt to take it over.";
+    RestoredRegistrationGone, NeedsChange, "A Secret of a former object was found, but its application is gone: delete the Secret to register anew.";
+    InvalidSpec, NeedsChange, "The spec holds something this version cannot work with.";
+    Suspended, Waits, "The object is suspended.";
+    Deleting, Retried, "The object is being deleted.";
+    // events only
+    Adopted, Good, "An existing application was taken over.";
+    Readopted, Good, "The application of a restored Secret was taken over.";
+    RegisteredAgain, Good, "The application had been deleted at the service and was registered again.";
+    DriftRepaired, Good, "Something that was changed at the service was put back.";
+    SecretRepaired, Good, "The Secret was put back.";
+    Recovered, Good, "Everything works again.";
+    Deregistered, Good, "The application was deleted at the service.";
+    Retained, Good, "The registration and the Secret were kept.";
+    SurplusRemoved, Good, "A second application under our provisional name was removed.";
+    Orphaned, NeedsChange, "The registration could not be deleted and was given up: remove it by hand.";
+    OwnershipPassed, Good, "An entry that this object added now belongs to another object that lists it.";
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The page `docs/reasons.md`.
+#[must_use]
+pub fn documentation() -> String {
+    let mut page = String::from("# Reasons\n\nGenerated by `make generate`. Every reason that a condition or an event can carry.\n\n| reason | how it goes on | what it means, what to do |\n|---|---|---|\n");
+    for reason in Reason::ALL {
+        let outlook = match reason.outlook() {
+            Outlook::Good => "good",
+            Outlook::Retried => "tried again at `status.nextActionAt`",
+            Outlook::NeedsChange => "needs a change; tried again at once when spec, provider or credential change, and every 30 minutes",
+            Outlook::Waits => "waits for another object; looked at when that changes",
+        };
+        page.push_str(&format!("| `{reason}` | {outlook} | {} |\n", reason.advice()));
+    }
+    page
+}
