@@ -1,3 +1,11 @@
 //! A Kubernetes operator that turns identity into plain Kubernetes objects.
+//!
+//! Read in this order: [`model`] (the words), [`plan`] (the rules), [`provider`] (the services' wire formats),
+//! [`api`] (what users write), [`controller`] (gather → plan → perform → report).
 
 pub mod api;
+pub mod metrics;
+pub mod model;
+pub mod plan;
+pub mod provider;
+pub mod reasons;

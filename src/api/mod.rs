@@ -10,14 +10,19 @@ mod provider;
 mod secret;
 mod status;
 
-pub use application::{Adopt, AddedAtService, AppIdApplication, AppIdApplicationSpec, AppIdApplicationStatus, ApplicationType, DeletionPolicy, DeletionProgress, RedirectUri, ScopeName};
+pub use application::{
+    AddedAtService, Adopt, AppIdApplication, AppIdApplicationSpec, AppIdApplicationStatus, ApplicationType, DeletionPolicy,
+    DeletionProgress, RedirectUri, ScopeName,
+};
 pub use provider::{
-    AllowedNamespaces, AppIdBinding, AppIdIam, AppIdProvider, BindingKeyRef, Budget, CaBundle, ClusterIdentityProvider, ClusterIdentityProviderSpec,
-    ConfigMapKeyRef, From as NamespacesFrom, IamProvider, IdentityProvider, IdentityProviderSpec, KeySource, NamespaceSelector, Permits, ProviderIdentity, ProviderStatus,
-    SecretKeyRef, ServiceUrl, Tls,
+    AllowedNamespaces, AppIdBinding, AppIdIam, AppIdProvider, BindingKeyRef, Budget, CaBundle, ClusterIdentityProvider,
+    ClusterIdentityProviderSpec, ConfigMapKeyRef, From as NamespacesFrom, IamProvider, IdentityProvider, IdentityProviderSpec, KeySource,
+    NamespaceSelector, Permits, ProviderIdentity, ProviderStatus, SecretKeyRef, ServiceUrl, Tls,
 };
 pub use secret::{Layout, SecretSpec};
-pub use status::{BindingReference, Condition, LocalReference, ObjectVersion, ProviderKind, ProviderReference, ProviderVersion, SecretVersion};
+pub use status::{
+    BindingReference, Condition, LocalReference, ObjectVersion, ProviderKind, ProviderReference, ProviderVersion, SecretVersion,
+};
 
 /// The API group of every kind.
 pub const GROUP: &str = "cloudidentity.dev";
@@ -54,19 +59,13 @@ pub mod mark {
 #[must_use]
 pub fn custom_resource_definitions() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
     use kube::CustomResourceExt;
-    vec![IdentityProvider::crd(), ClusterIdentityProvider::crd(), AppIdApplication::crd()]
-        .into_iter()
-        .map(kept_on_uninstall)
-        .collect()
+    vec![IdentityProvider::crd(), ClusterIdentityProvider::crd(), AppIdApplication::crd()].into_iter().map(kept_on_uninstall).collect()
 }
 
 /// Deleting a CRD deletes every object of it and with them the registrations: helm leaves a CRD with this annotation alone.
 fn kept_on_uninstall(
     mut crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 ) -> k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition {
-    crd.metadata
-        .annotations
-        .get_or_insert_default()
-        .insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+    crd.metadata.annotations.get_or_insert_default().insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
     crd
 }

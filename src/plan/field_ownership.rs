@@ -40,7 +40,13 @@ impl AppliedFields {
 }
 
 fn keys(parent: Option<&Value>, prefix: &str) -> BTreeSet<String> {
-    parent.and_then(Value::as_object).into_iter().flat_map(|map| map.keys()).filter_map(|key| key.strip_prefix(prefix)).map(ToOwned::to_owned).collect()
+    parent
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(|map| map.keys())
+        .filter_map(|key| key.strip_prefix(prefix))
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 #[cfg(test)]

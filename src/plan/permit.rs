@@ -25,7 +25,10 @@ pub fn violation(desired: &Desired, nothing_is_registered: bool, permits: &Permi
         return Some(Problem::new(Reason::NotPermitted, "the ClusterIdentityProvider does not permit adoption (permits.adoption)"));
     }
     if let Some(role) = desired.roles.iter().flatten().find(|role| !permits.roles.contains(*role)) {
-        return Some(Problem::new(Reason::NotPermitted, format!("the ClusterIdentityProvider does not permit the role {role:?} (permits.roles)")));
+        return Some(Problem::new(
+            Reason::NotPermitted,
+            format!("the ClusterIdentityProvider does not permit the role {role:?} (permits.roles)"),
+        ));
     }
     let uri = desired.redirect_uris.iter().find(|uri| !permits.redirect_uri_prefixes.iter().any(|prefix| begins_with(uri, prefix)))?;
     Some(Problem::new(
@@ -36,7 +39,9 @@ pub fn violation(desired: &Desired, nothing_is_registered: bool, permits: &Permi
 
 /// Scheme, host and port must be equal: a textual prefix would let `https://shop.example` cover `https://shop.example.evil.example`.
 fn begins_with(uri: &str, prefix: &str) -> bool {
-    let (Ok(uri), Ok(prefix)) = (Url::parse(uri), Url::parse(prefix)) else { return false };
+    let (Ok(uri), Ok(prefix)) = (Url::parse(uri), Url::parse(prefix)) else {
+        return false;
+    };
     uri.scheme() == prefix.scheme()
         && uri.host() == prefix.host()
         && uri.port_or_known_default() == prefix.port_or_known_default()

@@ -20,7 +20,10 @@ use jiff::Timestamp;
 
 use super::{Problem, permit, permit::Permits, wait};
 use crate::{
-    model::{Application, ApplicationKind, Class, ClientId, Desired, ExposeSecret, Failure, ProvisionalName, RoleCatalogue, SecretText, TenantIdentity},
+    model::{
+        Application, ApplicationKind, Class, ClientId, Desired, ExposeSecret, Failure, ProvisionalName, RoleCatalogue, SecretText,
+        TenantIdentity,
+    },
     reasons::Reason,
 };
 
@@ -456,26 +459,36 @@ pub fn obstacle(world: &World) -> Option<Problem> {
         ProviderView::Usable { tenant, namespace_is_allowed, permits } => (tenant, *namespace_is_allowed, permits),
     };
     if !allowed {
-        return Some(Problem::new(Reason::NamespaceNotAllowed, "the ClusterIdentityProvider does not allow this namespace (allowedNamespaces)"));
+        return Some(Problem::new(
+            Reason::NamespaceNotAllowed,
+            "the ClusterIdentityProvider does not allow this namespace (allowedNamespaces)",
+        ));
     }
     if let Some(recorded) = world.recorded.tenant.as_ref().filter(|recorded| *recorded != tenant) {
         return Some(Problem::new(
             Reason::ProviderIdentityChanged,
-            format!("the registration lives in tenant {recorded}, but the provider now leads to {tenant}: lead it back, or delete this object"),
+            format!(
+                "the registration lives in tenant {recorded}, but the provider now leads to {tenant}: lead it back, or delete this object"
+            ),
         ));
     }
     if let Some(violation) = permits.as_ref().and_then(|permits| permit::violation(desired, world.recorded.client_id.is_none(), permits)) {
         return Some(violation);
     }
     if let Some(rival) = &world.secret_rival {
-        return Some(Problem::new(Reason::SecretConflict, format!("the Secret's name is also claimed by {rival}, which comes first: choose another secret.name")));
+        return Some(Problem::new(
+            Reason::SecretConflict,
+            format!("the Secret's name is also claimed by {rival}, which comes first: choose another secret.name"),
+        ));
     }
     match &world.secret {
         SecretView::Foreign { whose } => Some(Problem::new(
             Reason::SecretConflict,
             format!("a Secret of that name exists and belongs to {whose}; it is left as it is: choose another secret.name, or remove it"),
         )),
-        SecretView::Immutable => Some(Problem::new(Reason::SecretImmutable, "the Secret was made immutable; it is never deleted and re-created by the operator")),
+        SecretView::Immutable => {
+            Some(Problem::new(Reason::SecretImmutable, "the Secret was made immutable; it is never deleted and re-created by the operator"))
+        }
         _ => None,
     }
 }
@@ -634,7 +647,9 @@ fn read_before_recording(world: &World) -> Option<Step> {
         return Some(Step::ReadScopes);
     }
     if let Some(roles) = desired.roles.as_ref().filter(|_| !world.has_trouble(Stage::Roles)) {
-        let Some(assigned) = &remote.roles else { return Some(Step::ReadRoles) };
+        let Some(assigned) = &remote.roles else {
+            return Some(Step::ReadRoles);
+        };
         if roles.iter().any(|role| !assigned.contains_key(role)) && remote.catalogue.is_none() {
             return Some(Step::ReadCatalogue);
         }
@@ -664,7 +679,9 @@ fn in_catalogue(world: &World, role: &str) -> bool {
 
 /// Wanted roles that neither the application nor the tenant has.
 fn missing_roles(world: &World) -> Vec<&String> {
-    let Some(catalogue) = &world.remote.catalogue else { return Vec::new() };
+    let Some(catalogue) = &world.remote.catalogue else {
+        return Vec::new();
+    };
     let assigned = |role: &String| world.remote.roles.as_ref().is_some_and(|roles| roles.contains_key(role));
     world.desired.roles.iter().flatten().filter(|role| !catalogue.contains_key(*role) && !assigned(role)).collect()
 }
@@ -674,9 +691,10 @@ fn surplus_step(world: &World, id: &ClientId, now: Timestamp) -> Option<Step> {
         return None;
     }
     match &world.remote.namesakes {
-        Some(namesakes) => {
-            namesakes.iter().find(|other| *other != id && !world.remote.deregistered.contains(*other)).map(|other| Step::RemoveSurplus(other.clone()))
-        }
+        Some(namesakes) => namesakes
+            .iter()
+            .find(|other| *other != id && !world.remote.deregistered.contains(*other))
+            .map(|other| Step::RemoveSurplus(other.clone())),
         None => world.recorded.unclear_since.is_some_and(|since| now >= later(since, LATE_COMMIT)).then_some(Step::FindNamesakes),
     }
 }
@@ -702,7 +720,12 @@ fn dropped_scopes(world: &World, wanted: &BTreeSet<String>, present: &BTreeSet<S
 }
 
 fn scope_is_in_use(world: &World, id: &ClientId, scope: &str) -> bool {
-    let held = world.remote.catalogue.iter().flat_map(BTreeMap::values).any(|role| role.scopes.get(id).is_some_and(|scopes| scopes.contains(scope)));
+    let held = world
+        .remote
+        .catalogue
+        .iter()
+        .flat_map(BTreeMap::values)
+        .any(|role| role.scopes.get(id).is_some_and(|scopes| scopes.contains(scope)));
     held && !world.desired.removable_scopes.contains(scope)
 }
 
@@ -727,7 +750,8 @@ fn redirect_uris_step(world: &World) -> Option<Step> {
         return None;
     }
     let wanted = &world.desired.redirect_uris;
-    let dropped: BTreeSet<String> = world.recorded.added.redirect_uris.intersection(present).filter(|uri| !wanted.contains(*uri)).cloned().collect();
+    let dropped: BTreeSet<String> =
+        world.recorded.added.redirect_uris.intersection(present).filter(|uri| !wanted.contains(*uri)).cloned().collect();
     if let Some(step) = bequest(world, &dropped) {
         return Some(step);
     }
@@ -774,7 +798,9 @@ fn deletion_problem(world: &World) -> Option<Problem> {
 }
 
 fn retain_step(world: &World, deleting: &Deleting) -> Option<Step> {
-    let Some(id) = &world.recorded.client_id else { return Some(Step::Release) };
+    let Some(id) = &world.recorded.client_id else {
+        return Some(Step::Release);
+    };
     if deleting.secret_is_released {
         return Some(Step::Release);
     }
@@ -808,11 +834,15 @@ fn delete_step(world: &World, deleting: &Deleting, now: Timestamp) -> Option<Ste
     {
         match &world.remote.sight {
             Sight::Unseen => return Some(Step::Look(id.clone())),
-            Sight::Present(application) if is_proven(world, application) => return Some(Step::Deregister(id.clone())),
+            Sight::Present(application) if is_proven(world, application) => {
+                return Some(Step::Deregister(id.clone()));
+            }
             _ => {}
         }
     }
-    let Some(namesakes) = &world.remote.namesakes else { return Some(Step::FindNamesakes) };
+    let Some(namesakes) = &world.remote.namesakes else {
+        return Some(Step::FindNamesakes);
+    };
     if let Some(id) = namesakes.iter().find(|id| !world.remote.deregistered.contains(*id)) {
         return Some(Step::Deregister(id.clone()));
     }
@@ -842,9 +872,14 @@ impl Step {
             return Stage::Deletion;
         }
         match self {
-            Self::Claim | Self::FindNamesakes | Self::Register | Self::Look(_) | Self::ConfirmAbsence(_) | Self::Hold(..) | Self::Forget(_) | Self::Record => {
-                Stage::Registration
-            }
+            Self::Claim
+            | Self::FindNamesakes
+            | Self::Register
+            | Self::Look(_)
+            | Self::ConfirmAbsence(_)
+            | Self::Hold(..)
+            | Self::Forget(_)
+            | Self::Record => Stage::Registration,
             Self::TakeOverSecret | Self::Publish => Stage::Secret,
             Self::ReadScopes | Self::SetScopes(_) => Stage::Scopes,
             Self::ReadCatalogue | Self::ReadRoles | Self::SetRoles(_) => Stage::Roles,
@@ -938,7 +973,10 @@ impl World {
             }
             (Step::RemoveSurplus(id), _) => {
                 self.remote.deregistered.insert(id.clone());
-                self.news.push(News { reason: Reason::SurplusRemoved, note: format!("removed the second registration {id}, left behind by a lost answer") });
+                self.news.push(News {
+                    reason: Reason::SurplusRemoved,
+                    note: format!("removed the second registration {id}, left behind by a lost answer"),
+                });
                 self.settle_unclear(now);
             }
             (Step::ReadScopes | Step::SetScopes(_), Outcome::Names(scopes)) => {
@@ -957,7 +995,10 @@ impl World {
             (Step::ReadRedirectUris, Outcome::Names(uris)) => self.remote.redirect_uris = Some(uris),
             (Step::Bequeath(heir, uris), _) => {
                 self.recorded.added.redirect_uris.retain(|uri| !uris.contains(uri));
-                self.news.push(News { reason: Reason::OwnershipPassed, note: format!("{} redirect URIs now belong to {heir}, which lists them too", uris.len()) });
+                self.news.push(News {
+                    reason: Reason::OwnershipPassed,
+                    note: format!("{} redirect URIs now belong to {heir}, which lists them too", uris.len()),
+                });
             }
             (Step::MergeRedirectUris { remove, .. }, Outcome::Merged { list, already }) => {
                 self.recorded.added.redirect_uris.retain(|uri| !remove.contains(uri) && !already.contains(uri));
@@ -1025,8 +1066,12 @@ impl World {
 
     /// The mark goes when a list taken late enough holds nothing that is not ours.
     fn settle_unclear(&mut self, now: Timestamp) {
-        let Some(since) = self.recorded.unclear_since else { return };
-        let Some(namesakes) = &self.remote.namesakes else { return };
+        let Some(since) = self.recorded.unclear_since else {
+            return;
+        };
+        let Some(namesakes) = &self.remote.namesakes else {
+            return;
+        };
         let clean = namesakes.iter().all(|id| self.recorded.client_id.as_ref() == Some(id) || self.remote.deregistered.contains(id));
         if clean && now >= later(since, LATE_COMMIT) {
             self.recorded.unclear_since = None;
@@ -1036,7 +1081,9 @@ impl World {
     fn hold(&mut self, id: &ClientId, holding: Holding) {
         let (reason, note) = match holding {
             Holding::Recovered => (None, String::new()),
-            Holding::Readopted => (Some(Reason::Readopted), format!("took over {id}, which the Secret of a former object proved to be ours")),
+            Holding::Readopted => {
+                (Some(Reason::Readopted), format!("took over {id}, which the Secret of a former object proved to be ours"))
+            }
             Holding::Adopted => (Some(Reason::Adopted), format!("adopted {id}")),
         };
         self.recorded.adopted |= holding == Holding::Adopted;
@@ -1049,9 +1096,13 @@ impl World {
         self.remote.sight = Sight::Unseen;
         self.remote.scopes = None;
         self.remote.roles = None;
-        self.news.push(News { reason: Reason::RegisteredAgain, note: format!("{id} was deleted at the service; it is registered again, with a new client id") });
+        self.news.push(News {
+            reason: Reason::RegisteredAgain,
+            note: format!("{id} was deleted at the service; it is registered again, with a new client id"),
+        });
         let redirect_uris = std::mem::take(&mut self.recorded.added.redirect_uris);
-        self.recorded = Recorded { tenant: self.recorded.tenant.clone(), added: Added { redirect_uris, ..Added::default() }, ..Recorded::default() };
+        self.recorded =
+            Recorded { tenant: self.recorded.tenant.clone(), added: Added { redirect_uris, ..Added::default() }, ..Recorded::default() };
     }
 
     /// What the pass came to, after [`next`] said to rest.
@@ -1066,12 +1117,21 @@ impl World {
             (None, None) => State::Unknown(Problem::new(Reason::InProgress, "registration is under way")),
         };
         let published = match (&self.secret, &problem) {
-            (SecretView::Ours { client_id: Some(named), is_intact: true, .. }, _) if self.recorded.client_id.as_ref() == Some(named) => State::Yes(Reason::Published),
+            (SecretView::Ours { client_id: Some(named), is_intact: true, .. }, _) if self.recorded.client_id.as_ref() == Some(named) => {
+                State::Yes(Reason::Published)
+            }
             (_, Some(problem)) => State::No(problem.clone()),
             _ => State::Unknown(Problem::new(Reason::InProgress, "publication is under way")),
         };
         let verified = self.verification();
-        Verdict { registered, published, verified, again: self.again(problem.as_ref(), failures, seed, now), failed: self.failed(), problem }
+        Verdict {
+            registered,
+            published,
+            verified,
+            again: self.again(problem.as_ref(), failures, seed, now),
+            failed: self.failed(),
+            problem,
+        }
     }
 
     fn verification(&self) -> State {
@@ -1120,14 +1180,24 @@ impl World {
 
     fn registration_question(&self) -> Option<Problem> {
         let unproven = |id: &ClientId| {
-            Problem::new(Reason::Unproven, format!("the Secret names {id}, but does not hold its credential: set adopt.clientId to take the application over, or delete the Secret"))
+            Problem::new(
+                Reason::Unproven,
+                format!(
+                    "the Secret names {id}, but does not hold its credential: set adopt.clientId to take the application over, or delete the Secret"
+                ),
+            )
         };
         match (&self.secret, &self.remote.sight) {
             (SecretView::Leftover { client_id: Some(id), .. }, Sight::Absent) => {
-                return Some(Problem::new(Reason::RestoredRegistrationGone, format!("a former object's Secret names {id}, which no longer exists: delete the Secret to register anew")));
+                return Some(Problem::new(
+                    Reason::RestoredRegistrationGone,
+                    format!("a former object's Secret names {id}, which no longer exists: delete the Secret to register anew"),
+                ));
             }
             (SecretView::Leftover { client_id: Some(id), .. }, _) if self.held_elsewhere.contains_key(id) => return Some(unproven(id)),
-            (SecretView::Leftover { client_id: Some(id), .. } | SecretView::Ours { client_id: Some(id), .. }, Sight::Present(_)) => return Some(unproven(id)),
+            (SecretView::Leftover { client_id: Some(id), .. } | SecretView::Ours { client_id: Some(id), .. }, Sight::Present(_)) => {
+                return Some(unproven(id));
+            }
             (SecretView::Leftover { client_id: None, .. }, _) => {
                 return Some(Problem::new(Reason::Unproven, "a former object's Secret names no client id: delete it to register anew"));
             }
@@ -1146,9 +1216,10 @@ impl World {
         }
         match &self.remote.sight {
             Sight::Absent => Some(remote_missing(id)),
-            Sight::Present(application) if !fits(self, application) => {
-                Some(Problem::new(Reason::TypeMismatch, format!("the application {id} is of another type than spec.type; nothing was changed")))
-            }
+            Sight::Present(application) if !fits(self, application) => Some(Problem::new(
+                Reason::TypeMismatch,
+                format!("the application {id} is of another type than spec.type; nothing was changed"),
+            )),
             _ => None,
         }
     }
@@ -1157,8 +1228,13 @@ impl World {
         match &self.remote.sight {
             Sight::Absent if self.recorded.adopted => return Some(remote_missing(id)),
             Sight::Absent | Sight::NotFound => return Some(absence_problem(id)),
-            Sight::Present(application) if !secret_is_right(self, id) && application.secret.is_none() && self.desired.kind == ApplicationKind::RegularWebApp => {
-                return Some(Problem::new(Reason::UnexpectedResponse, "the service does not show the application's secret, so nothing complete can be published"));
+            Sight::Present(application)
+                if !secret_is_right(self, id) && application.secret.is_none() && self.desired.kind == ApplicationKind::RegularWebApp =>
+            {
+                return Some(Problem::new(
+                    Reason::UnexpectedResponse,
+                    "the service does not show the application's secret, so nothing complete can be published",
+                ));
             }
             _ => {}
         }
@@ -1169,7 +1245,9 @@ impl World {
         let scope = dropped_scopes(self, wanted, present).into_iter().find(|scope| scope_is_in_use(self, id, scope))?;
         Some(Problem::new(
             Reason::ScopeInUse,
-            format!("a role holds the scope {scope}; removing it would take it from the role for good: annotate cloudidentity.dev/remove-scope: {scope} to do it"),
+            format!(
+                "a role holds the scope {scope}; removing it would take it from the role for good: annotate cloudidentity.dev/remove-scope: {scope} to do it"
+            ),
         ))
     }
 
@@ -1201,12 +1279,17 @@ impl World {
             return Some(absence_is_certain_at(self, deleting).max(later(now, Duration::from_secs(1))));
         }
         let end = later(deleting.first_failed_at.unwrap_or(now), deleting.budget);
-        let wait = self.slowest_failure().map_or(Duration::from_secs(10), |failure| wait::after(failure, failures, seed).min(deleting.budget / 5));
+        let wait =
+            self.slowest_failure().map_or(Duration::from_secs(10), |failure| wait::after(failure, failures, seed).min(deleting.budget / 5));
         Some(later(now, wait).min(end.max(later(now, Duration::from_secs(1)))))
     }
 
     fn slowest_failure(&self) -> Option<&Failure> {
-        self.troubles.iter().map(|trouble| &trouble.failure).find(|failure| failure.class == Class::RateLimited).or_else(|| self.troubles.first().map(|trouble| &trouble.failure))
+        self.troubles
+            .iter()
+            .map(|trouble| &trouble.failure)
+            .find(|failure| failure.class == Class::RateLimited)
+            .or_else(|| self.troubles.first().map(|trouble| &trouble.failure))
     }
 }
 
@@ -1215,11 +1298,17 @@ fn role_problem(role: &str) -> Problem {
 }
 
 fn absence_problem(id: &ClientId) -> Problem {
-    Problem::new(Reason::ConfirmingAbsence, format!("the application {id} was not found; it is looked for again before anything follows from that"))
+    Problem::new(
+        Reason::ConfirmingAbsence,
+        format!("the application {id} was not found; it is looked for again before anything follows from that"),
+    )
 }
 
 fn remote_missing(id: &ClientId) -> Problem {
-    Problem::new(Reason::RemoteMissing, format!("the application {id}, which was to be adopted, does not exist at the service; nothing is registered in its place"))
+    Problem::new(
+        Reason::RemoteMissing,
+        format!("the application {id}, which was to be adopted, does not exist at the service; nothing is registered in its place"),
+    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,126 @@
+//! Prometheus metrics, in base units, with labels from closed lists only.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CallLabels {
+    service: &'static str,
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceLabels {
+    service: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReadyLabels {
+    kind: &'static str,
+    ready: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OnlyKind {
+    kind: &'static str,
+}
+
+type HistogramFamily<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    calls: Family<CallLabels, Counter>,
+    call_seconds: HistogramFamily<ServiceLabels>,
+    passes: Family<KindLabels, Counter>,
+    pass_seconds: HistogramFamily<OnlyKind>,
+    objects: Family<ReadyLabels, Gauge>,
+    orphans: Family<OnlyKind, Counter>,
+    leader: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("cloud_identity");
+        let seconds: fn() -> Histogram = || Histogram::new([0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0]);
+        let metrics = Self {
+            calls: Family::default(),
+            call_seconds: Family::new_with_constructor(seconds),
+            passes: Family::default(),
+            pass_seconds: Family::new_with_constructor(seconds),
+            objects: Family::default(),
+            orphans: Family::default(),
+            leader: Gauge::default(),
+            registry: Mutex::new(Registry::default()),
+        };
+        registry.register("remote_calls", "Calls to identity services, by service, operation and outcome", metrics.calls.clone());
+        registry.register_with_unit(
+            "remote_call_duration",
+            "Duration of calls to identity services",
+            Unit::Seconds,
+            metrics.call_seconds.clone(),
+        );
+        registry.register("reconciles", "Passes over objects, by kind and outcome", metrics.passes.clone());
+        registry.register_with_unit("reconcile_duration", "Duration of passes over objects", Unit::Seconds, metrics.pass_seconds.clone());
+        registry.register("objects", "Objects by kind and readiness", metrics.objects.clone());
+        registry.register("orphaned_registrations", "Registrations that could not be deleted and were given up", metrics.orphans.clone());
+        registry.register("leader", "1 while this process leads", metrics.leader.clone());
+        *metrics.registry.lock() = registry;
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Counts a call to an identity service.
+    pub fn remote_call(&self, service: &'static str, operation: &'static str, outcome: &'static str, took: Duration) {
+        self.calls.get_or_create(&CallLabels { service, operation, outcome }).inc();
+        self.call_seconds.get_or_create(&ServiceLabels { service }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a pass over an object.
+    pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
+        self.passes.get_or_create(&KindLabels { kind, outcome }).inc();
+        self.pass_seconds.get_or_create(&OnlyKind { kind }).observe(took.as_secs_f64());
+    }
+
+    /// Sets how many objects of a kind are ready, and how many are not.
+    pub fn set_objects(&self, kind: &'static str, ready: usize, not_ready: usize) {
+        for (label, count) in [("true", ready), ("false", not_ready)] {
+            self.objects.get_or_create(&ReadyLabels { kind, ready: label }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Counts a registration that was given up.
+    pub fn orphaned(&self, kind: &'static str) {
+        self.orphans.get_or_create(&OnlyKind { kind }).inc();
+    }
+
+    /// Says whether this process leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// The metrics in OpenMetrics text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry.lock()).is_err() {
+            text.clear();
+        }
+        text
+    }
+}

@@ -1,0 +1,383 @@
+//! Who may ask a tenant, and when: rate, concurrency, fairness between namespaces, pauses and the circuit breaker.
+//!
+//! One gate per tenant. Waiting requests are served by urgency, then in turn by namespace, so that neither a greedy
+//! namespace nor a mass of drift checks delays what is urgent. While the tenant is paused nobody waits: everybody
+//! is told when to come again, and says so in a status.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    model::{Class, Failure},
+    plan::wait::RATE_LIMIT_UNKNOWN,
+    reasons::Reason,
+};
+
+/// This many failures in a row open the circuit breaker.
+const BREAKER_OPENS_AFTER: u32 = 5;
+/// Longest pause of the breaker; then one request is let through.
+const BREAKER_MOST: Duration = Duration::from_secs(30);
+
+/// How urgent a request is, most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Urgency {
+    /// A token that is about to expire.
+    Expiring,
+    /// A credential somebody waits for.
+    Wanted,
+    /// A deletion.
+    Deletion,
+    /// A look whether everything is as it was.
+    Drift,
+}
+
+/// How much traffic a tenant gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Requests a second.
+    pub requests_per_second: u32,
+    /// Requests in flight.
+    pub concurrency: u32,
+}
+
+impl Budget {
+    /// For App ID: its management API blocks a tenant for 30 s above 50 requests a second (App ID documentation, rate
+    /// limits), and other programs use the tenant too. For IAM the same, for want of a published number.
+    pub const DEFAULT: Self = Self { requests_per_second: 10, concurrency: 4 };
+
+    /// The smaller of two budgets, each part by itself.
+    #[must_use]
+    pub fn at_most(self, other: Self) -> Self {
+        Self {
+            requests_per_second: self.requests_per_second.min(other.requests_per_second),
+            concurrency: self.concurrency.min(other.concurrency),
+        }
+    }
+}
+
+/// The gate of one tenant.
+#[derive(Debug)]
+pub struct Gate {
+    itself: Weak<Gate>,
+    state: Mutex<State>,
+}
+
+/// The right to have one request in flight; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    gate: Arc<Gate>,
+}
+
+type Place = (Urgency, u64, u64);
+
+#[derive(Debug)]
+struct State {
+    budget: Budget,
+    /// When the next request may start; lags behind the present by at most a burst.
+    next_start: Instant,
+    in_flight: u32,
+    waiting: BTreeMap<Place, oneshot::Sender<Permit>>,
+    /// Per namespace: its last turn.
+    turns: HashMap<String, u64>,
+    turn: u64,
+    sequence: u64,
+    timer_is_set: bool,
+    pause: Option<Pause>,
+    failures_in_a_row: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    until: Instant,
+    asked_for: bool,
+}
+
+impl Gate {
+    /// A gate with a budget.
+    #[must_use]
+    pub fn new(budget: Budget) -> Arc<Self> {
+        Arc::new_cyclic(|itself| Self {
+            itself: itself.clone(),
+            state: Mutex::new(State {
+                budget,
+                next_start: Instant::now(),
+                in_flight: 0,
+                waiting: BTreeMap::new(),
+                turns: HashMap::new(),
+                turn: 0,
+                sequence: 0,
+                timer_is_set: false,
+                pause: None,
+                failures_in_a_row: 0,
+            }),
+        })
+    }
+
+    /// Changes the budget; requests in flight go on.
+    pub fn set_budget(&self, budget: Budget) {
+        self.state.lock().budget = budget;
+        self.dispatch();
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    ///
+    /// At once, when the tenant is paused: with the time that is left.
+    pub async fn enter(&self, doing: &'static str, namespace: &str, urgency: Urgency) -> Result<Permit, Failure> {
+        let receiver = {
+            let mut state = self.state.lock();
+            if let Some(pause) = state.current_pause() {
+                return Err(pause.failure(doing));
+            }
+            let (sender, receiver) = oneshot::channel();
+            let place = state.place(namespace, urgency);
+            state.waiting.insert(place, sender);
+            receiver
+        };
+        self.dispatch();
+        match receiver.await {
+            Ok(permit) => Ok(permit),
+            // The sender was dropped: a pause began while we waited.
+            Err(_) => Err(self.state.lock().current_pause().unwrap_or(Pause { until: Instant::now(), asked_for: true }).failure(doing)),
+        }
+    }
+
+    /// The service answered as it should: the breaker closes.
+    pub fn answered(&self) {
+        self.state.lock().failures_in_a_row = 0;
+    }
+
+    /// The service did not answer, or with a failure of its own.
+    pub fn failed(&self) {
+        let mut state = self.state.lock();
+        state.failures_in_a_row = state.failures_in_a_row.saturating_add(1);
+        let beyond = state.failures_in_a_row.saturating_sub(BREAKER_OPENS_AFTER);
+        if state.failures_in_a_row >= BREAKER_OPENS_AFTER {
+            let rest = Duration::from_secs(1).saturating_mul(1 << beyond.min(6)).min(BREAKER_MOST);
+            state.pause_until(Instant::now() + rest, false);
+        }
+    }
+
+    /// The service asked for a pause; without a number, App ID's documented block.
+    pub fn rate_limited(&self, told: Option<Duration>) {
+        self.state.lock().pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN), true);
+    }
+
+    /// Whether the tenant is paused now.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.state.lock().current_pause().is_some()
+    }
+
+    fn dispatch(&self) {
+        let Some(gate) = self.itself.upgrade() else {
+            return;
+        };
+        let mut granted = Vec::new();
+        let mut alarm = None;
+        {
+            let mut state = self.state.lock();
+            loop {
+                if state.waiting.is_empty() || state.in_flight >= state.concurrency() {
+                    break;
+                }
+                let now = Instant::now();
+                let start = state.start_no_earlier_than_burst(now);
+                if start > now {
+                    if !state.timer_is_set {
+                        state.timer_is_set = true;
+                        alarm = Some(start);
+                    }
+                    break;
+                }
+                if let Some(((_, turn, _), sender)) = state.waiting.pop_first() {
+                    state.turn = state.turn.max(turn);
+                    state.in_flight += 1;
+                    state.next_start = start + state.interval();
+                    granted.push((sender, Permit { gate: gate.clone() }));
+                }
+            }
+            if state.waiting.is_empty() {
+                state.turns.clear();
+                state.turn = 0;
+            }
+        }
+        // Outside the lock: a permit nobody receives any more is dropped here, and takes the lock to give itself back.
+        for (sender, permit) in granted {
+            drop(sender.send(permit));
+        }
+        if let Some(start) = alarm {
+            tokio::spawn(async move {
+                tokio::time::sleep_until(start).await;
+                gate.state.lock().timer_is_set = false;
+                gate.dispatch();
+            });
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.state.lock().in_flight -= 1;
+        self.gate.dispatch();
+    }
+}
+
+impl State {
+    fn interval(&self) -> Duration {
+        Duration::from_secs(1) / self.budget.requests_per_second.max(1)
+    }
+
+    /// An idle tenant may start as many requests at once as it may have in flight.
+    fn start_no_earlier_than_burst(&self, now: Instant) -> Instant {
+        let burst = self.interval() * self.budget.concurrency.saturating_sub(1);
+        now.checked_sub(burst).map_or(self.next_start, |earliest| self.next_start.max(earliest))
+    }
+
+    /// While the service fails, one request at a time finds out whether it is back.
+    fn concurrency(&self) -> u32 {
+        if self.failures_in_a_row >= BREAKER_OPENS_AFTER { 1 } else { self.budget.concurrency.max(1) }
+    }
+
+    fn place(&mut self, namespace: &str, urgency: Urgency) -> Place {
+        self.sequence += 1;
+        let turn = self.turns.get(namespace).map_or(self.turn, |last| last.max(&self.turn) + 1);
+        self.turns.insert(namespace.to_owned(), turn);
+        (urgency, turn, self.sequence)
+    }
+
+    fn current_pause(&mut self) -> Option<Pause> {
+        let pause = self.pause?;
+        if pause.until <= Instant::now() {
+            self.pause = None;
+        }
+        self.pause
+    }
+
+    fn pause_until(&mut self, until: Instant, asked_for: bool) {
+        if self.pause.is_none_or(|pause| pause.until < until) {
+            self.pause = Some(Pause { until, asked_for });
+        }
+        self.waiting.clear();
+    }
+}
+
+impl Pause {
+    fn failure(self, doing: &'static str) -> Failure {
+        let rest = self.until.saturating_duration_since(Instant::now());
+        let (class, reason, message) = if self.asked_for {
+            (Class::RateLimited, Reason::RateLimited, "the service asked for a pause; nothing was sent")
+        } else {
+            (Class::Transient, Reason::ServiceUnavailable, "the last requests all failed; nothing was sent")
+        };
+        Failure { retry_after: Some(rest), ..Failure::new(doing, class, reason, message) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEN: Budget = Budget { requests_per_second: 10, concurrency: 2 };
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_requests_start_than_the_budget_allows() {
+        let gate = Gate::new(TEN);
+        let begin = Instant::now();
+        for _ in 0..22 {
+            drop(gate.enter("asking", "a", Urgency::Wanted).await.expect("not paused"));
+        }
+        assert_eq!(begin.elapsed().as_secs(), 2, "two at once, then ten a second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_requests_are_in_flight_than_the_budget_allows() {
+        let gate = Gate::new(TEN);
+        let first = gate.enter("asking", "a", Urgency::Wanted).await.expect("not paused");
+        let second = gate.enter("asking", "a", Urgency::Wanted).await.expect("not paused");
+        let mut third = Box::pin(gate.enter("asking", "a", Urgency::Wanted));
+        assert!(tokio::time::timeout(Duration::from_secs(60), &mut third).await.is_err());
+        drop(first);
+        assert!(third.await.is_ok());
+        drop(second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_urgent_go_first_and_a_greedy_namespace_does_not_starve_the_others() {
+        let gate = Gate::new(Budget { requests_per_second: 10, concurrency: 1 });
+        let hold = gate.enter("asking", "x", Urgency::Wanted).await.expect("not paused");
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for (namespace, urgency) in [
+            ("greedy", Urgency::Wanted),
+            ("greedy", Urgency::Wanted),
+            ("greedy", Urgency::Wanted),
+            ("modest", Urgency::Wanted),
+            ("late", Urgency::Drift),
+            ("token", Urgency::Expiring),
+        ] {
+            let (gate, order) = (gate.clone(), order.clone());
+            tasks.push(tokio::spawn(async move {
+                let _permit = gate.enter("asking", namespace, urgency).await.expect("not paused");
+                order.lock().push(namespace);
+            }));
+            tokio::task::yield_now().await;
+        }
+        drop(hold);
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        assert_eq!(*order.lock(), ["token", "greedy", "modest", "greedy", "greedy", "late"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_tells_everybody_when_to_come_again_also_those_who_wait() {
+        let gate = Gate::new(Budget { requests_per_second: 10, concurrency: 1 });
+        let hold = gate.enter("asking", "a", Urgency::Wanted).await.expect("not paused");
+        let waiting = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.enter("asking", "b", Urgency::Wanted).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        gate.rate_limited(Some(Duration::from_secs(7)));
+        let failure = waiting.await.expect("no panic").expect_err("paused");
+        assert_eq!((failure.class, failure.retry_after), (Class::RateLimited, Some(Duration::from_secs(7))));
+        assert!(gate.enter("asking", "c", Urgency::Expiring).await.is_err());
+        drop(hold);
+        tokio::time::advance(Duration::from_secs(8)).await;
+        assert!(gate.enter("asking", "c", Urgency::Wanted).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_breaker_opens_after_failures_in_a_row_and_lets_one_request_find_out() {
+        let gate = Gate::new(TEN);
+        for _ in 0..BREAKER_OPENS_AFTER {
+            gate.failed();
+        }
+        assert!(gate.is_paused());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let probe = gate.enter("asking", "a", Urgency::Wanted).await.expect("the pause is over");
+        assert!(tokio::time::timeout(Duration::from_secs(1), gate.enter("asking", "a", Urgency::Wanted)).await.is_err(), "one at a time");
+        gate.answered();
+        drop(probe);
+        assert!(gate.enter("asking", "a", Urgency::Wanted).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_given_up_while_it_waits_costs_no_place() {
+        let gate = Gate::new(Budget { requests_per_second: 1000, concurrency: 1 });
+        let hold = gate.enter("asking", "a", Urgency::Wanted).await.expect("not paused");
+        for _ in 0..10 {
+            assert!(tokio::time::timeout(Duration::from_millis(5), gate.enter("asking", "a", Urgency::Wanted)).await.is_err());
+        }
+        drop(hold);
+        assert!(tokio::time::timeout(Duration::from_secs(1), gate.enter("asking", "a", Urgency::Wanted)).await.is_ok());
+    }
+}

@@ -1,0 +1,600 @@
+//! How a request is made, and what its answer means.
+//!
+//! # Guarantees
+//!
+//! Every request has a deadline and a limit on the size of its answer. Redirects are not followed. TLS is verified, always.
+//! The address is checked when connecting, so that a name cannot lead to the machine itself. No text of an answer
+//! reaches an error but known message fields, scrubbed and cut; no URL reaches one at all.
+
+use std::{
+    error::Error as _,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use reqwest::{
+    Method,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde::de::DeserializeOwned;
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use super::{Caller, Gate};
+use crate::{
+    metrics::Metrics,
+    model::{Class, ExposeSecret, Failure, SecretText},
+    reasons::Reason,
+};
+
+/// A request that is not answered by then has failed.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+/// The deadline of a registration; the rules for late answers build on it.
+pub const REGISTRATION_DEADLINE: Duration = Duration::from_secs(30);
+/// No answer of the services comes near: 200 applications of App ID are about 150 kB.
+const BODY_LIMIT: usize = 4 << 20;
+/// Nonsense in a row, after which it no longer counts as a hiccup.
+const NONSENSE_IS_LASTING: u32 = 3;
+/// How much of a service's own words is shown.
+const WORDS_LIMIT: usize = 200;
+/// A run of characters this long could be a credential.
+const SECRET_LIKE: usize = 20;
+
+/// What all HTTP of the process has in common.
+#[derive(Clone, Debug, Default)]
+pub struct HttpSettings {
+    /// Whether loopback and link-local addresses may be asked (demo and tests).
+    pub allow_local_addresses: bool,
+    /// Hosts that may be asked; empty: all.
+    pub allowed_hosts: Vec<String>,
+    /// PEM certificates to trust besides the built-in roots (`SSL_CERT_FILE`).
+    pub extra_roots: Vec<u8>,
+}
+
+/// One tenant of one service: its gate and its own connections.
+#[derive(Debug)]
+pub struct Tenant {
+    service: &'static str,
+    gate: Arc<Gate>,
+    client: reqwest::Client,
+    metrics: Arc<Metrics>,
+    nonsense_in_a_row: AtomicU32,
+}
+
+/// What is sent.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// What we are doing, in our words.
+    pub doing: &'static str,
+    /// The operation, as metrics name it.
+    pub operation: &'static str,
+    /// The method.
+    pub method: Method,
+    /// The address.
+    pub url: Url,
+    /// The value of `Authorization`.
+    pub authorization: Option<SecretText>,
+    /// The body.
+    pub body: Body<'a>,
+    /// The deadline.
+    pub deadline: Duration,
+}
+
+/// The body of a request.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// None.
+    Empty,
+    /// A JSON document.
+    Json(serde_json::Value),
+    /// A form; values may be secret.
+    Form(Vec<(&'static str, &'a str)>),
+}
+
+/// An answer: its status, and its body, which may hold secrets.
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Seconds of `Retry-After`, from its number or its date.
+    pub retry_after: Option<Duration>,
+    is_html: bool,
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Tenant {
+    /// A tenant with its own connections.
+    ///
+    /// # Errors
+    ///
+    /// When the certificates cannot be read.
+    pub fn new(
+        service: &'static str,
+        gate: Arc<Gate>,
+        settings: &HttpSettings,
+        ca_bundle: Option<&[u8]>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Failure> {
+        let tls = trust(settings, ca_bundle)?;
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(Duration::from_secs(10))
+            .pool_max_idle_per_host(4)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .user_agent(concat!("cloud-identity-operator/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(Arc::new(CheckedResolver { allow_local_addresses: settings.allow_local_addresses }))
+            .build()
+            .map_err(|_| {
+                Failure::new("preparing connections", Class::Unexpected, Reason::UnexpectedResponse, "the HTTP client could not be built")
+            })?;
+        Ok(Self { service, gate, client, metrics, nonsense_in_a_row: AtomicU32::new(0) })
+    }
+
+    /// The gate of the tenant.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Makes a request when it is its turn, and returns whatever was answered.
+    ///
+    /// # Errors
+    ///
+    /// When the tenant is paused or no complete answer came.
+    pub async fn call(&self, caller: &Caller, request: Request<'_>) -> Result<Answer, Failure> {
+        let permit = self.gate.enter(request.doing, &caller.namespace, caller.urgency).await?;
+        let (doing, operation, changes) = (request.doing, request.operation, request.method != Method::GET);
+        let begun = Instant::now();
+        let deadline = request.deadline;
+        let result = tokio::time::timeout(deadline, self.exchange(request)).await.unwrap_or_else(|_| {
+            let message = format!("no complete answer within {} s", deadline.as_secs());
+            Err(Failure { may_have_happened: changes, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) })
+        });
+        drop(permit);
+        let outcome = match &result {
+            Ok(answer) => self.note(answer),
+            Err(failure) => {
+                if failure.class == Class::Transient {
+                    self.gate.failed();
+                }
+                failure.class.as_str()
+            }
+        };
+        self.metrics.remote_call(self.service, operation, outcome, begun.elapsed());
+        result
+    }
+
+    fn note(&self, answer: &Answer) -> &'static str {
+        match answer.status {
+            429 => {
+                self.gate.rate_limited(answer.retry_after);
+                "rate_limited"
+            }
+            500..=599 => {
+                self.gate.failed();
+                "server_error"
+            }
+            400..=499 => {
+                self.gate.answered();
+                "client_error"
+            }
+            _ => {
+                self.gate.answered();
+                "success"
+            }
+        }
+    }
+
+    async fn exchange(&self, request: Request<'_>) -> Result<Answer, Failure> {
+        let (doing, changes) = (request.doing, request.method != Method::GET);
+        let mut builder = self.client.request(request.method, request.url).header(ACCEPT, "application/json");
+        if let Some(value) = request.authorization {
+            let mut value = HeaderValue::try_from(value.expose_secret()).map_err(|_| {
+                Failure::new(doing, Class::Rejected, Reason::CredentialsInvalid, "the credential holds characters that cannot be sent")
+            })?;
+            value.set_sensitive(true);
+            builder = builder.header(AUTHORIZATION, value);
+        }
+        builder = match &request.body {
+            Body::Empty => builder,
+            Body::Json(value) => builder.json(value),
+            Body::Form(fields) => builder.form(fields),
+        };
+        let response = builder.send().await.map_err(|error| no_answer(doing, changes, &error))?;
+        let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers());
+        let is_html = response.headers().get(reqwest::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
+        let body = bounded(response).await.map_err(|message| Failure {
+            may_have_happened: changes,
+            status: Some(status),
+            ..Failure::new(doing, Class::Transient, Reason::UnexpectedResponse, message)
+        })?;
+        Ok(Answer { status, retry_after, is_html, body })
+    }
+
+    /// Reads the JSON body of a success, or says what the answer means.
+    ///
+    /// # Errors
+    ///
+    /// Every status outside 2xx, and a body that is not what it should be.
+    pub fn read<T: DeserializeOwned>(&self, doing: &'static str, changes: bool, answer: &Answer) -> Result<T, Failure> {
+        if !answer.is_success() {
+            return Err(answer.failure(doing, changes));
+        }
+        match serde_json::from_slice(&answer.body) {
+            Ok(value) => {
+                self.nonsense_in_a_row.store(0, Ordering::Relaxed);
+                Ok(value)
+            }
+            // The error's own text quotes what it read.
+            Err(error) => Err(self.nonsense(
+                doing,
+                changes,
+                answer,
+                &format!("the answer is not the JSON it should be ({:?} error)", error.classify()),
+            )),
+        }
+    }
+
+    /// A success that is not what it should be: first a hiccup, in the long run a change of the service.
+    pub fn nonsense(&self, doing: &'static str, changes: bool, answer: &Answer, message: &str) -> Failure {
+        let in_a_row = self.nonsense_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+        let class = if in_a_row >= NONSENSE_IS_LASTING { Class::Unexpected } else { Class::Transient };
+        Failure {
+            may_have_happened: changes,
+            status: Some(answer.status),
+            ..Failure::new(doing, class, Reason::UnexpectedResponse, message)
+        }
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    /// Whether the status is 2xx: the services' exact codes are irregular and partly unverified.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The one place where a refusal gets its class and reason. Codes count before the status: IAM answers a wrong key with 400.
+    #[must_use]
+    pub fn failure(&self, doing: &'static str, changes: bool) -> Failure {
+        let words = Words::read(&self.body);
+        let code = words.code.as_deref().unwrap_or_default();
+        let (class, reason) = match (code, self.status) {
+            (_, 429) => (Class::RateLimited, Reason::RateLimited),
+            ("invalid_client", _) => (Class::Unauthorized, Reason::InvalidClient),
+            ("invalid_grant" | "BXNIM0415E" | "BXNIM0462E", _) | (_, 401) => (Class::Unauthorized, Reason::Unauthorized),
+            (_, 501) => (Class::Unexpected, Reason::UnexpectedResponse),
+            (_, 408 | 425 | 500..=599) => (Class::Transient, Reason::ServiceUnavailable),
+            // An HTML 403 comes from a gateway in front of the service, not from the service.
+            (_, 403) if self.is_html => (Class::Transient, Reason::ServiceUnavailable),
+            (_, 300..=499) => (Class::Rejected, Reason::Rejected),
+            _ => (Class::Unexpected, Reason::UnexpectedResponse),
+        };
+        Failure {
+            status: Some(self.status),
+            retry_after: self.retry_after,
+            may_have_happened: changes && class == Class::Transient,
+            ..Failure::new(doing, class, reason, words.sentence(self.status))
+        }
+    }
+}
+
+/// What a service says about a refusal, in the members that its documents name.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Words {
+    code: Option<String>,
+    text: Option<String>,
+}
+
+impl Words {
+    fn read(body: &[u8]) -> Self {
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else {
+            return Self::default();
+        };
+        let first = value.get("errors").and_then(|errors| errors.get(0));
+        let text = |name: &str| value.get(name).or_else(|| first?.get(name)).and_then(|value| value.as_str());
+        let code = ["errorCode", "error_code", "error", "code"].into_iter().find_map(text).filter(|code| {
+            !code.is_empty()
+                && code.len() < SECRET_LIKE * 2
+                && code.chars().all(|c| c.is_ascii_alphanumeric() || "_-. ".contains(c))
+                && scrubbed(code) == *code
+        });
+        let said = ["error_description", "errorMessage", "detail", "message"].into_iter().find_map(text);
+        Self { code: code.map(ToOwned::to_owned), text: said.map(scrubbed) }
+    }
+
+    fn sentence(&self, status: u16) -> String {
+        let mut sentence = format!("the service answered {status}");
+        if let Some(code) = &self.code {
+            sentence.push_str(&format!(" ({code})"));
+        }
+        if let Some(text) = self.text.as_deref().filter(|text| !text.is_empty()) {
+            sentence.push_str(&format!(": {text}"));
+        }
+        sentence
+    }
+}
+
+/// A service's words without anything that could be a credential: such messages sometimes quote what was sent.
+fn scrubbed(text: &str) -> String {
+    let mut out = String::new();
+    let mut run = String::new();
+    let flush = |run: &mut String, out: &mut String| {
+        out.push_str(if run.chars().count() >= SECRET_LIKE { "…" } else { run });
+        run.clear();
+    };
+    for c in text.chars().take(WORDS_LIMIT * 4) {
+        if c.is_ascii_alphanumeric() || "+/=_-.%~:".contains(c) {
+            run.push(c);
+        } else {
+            flush(&mut run, &mut out);
+            out.push(if c.is_control() { ' ' } else { c });
+        }
+    }
+    flush(&mut run, &mut out);
+    out.chars().take(WORDS_LIMIT).collect()
+}
+
+async fn bounded(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, &'static str> {
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = response.chunk().await.map_err(|_| "the answer broke off")? {
+        if body.len() + chunk.len() > BODY_LIMIT {
+            return Err("the answer is larger than any answer of this service");
+        }
+        // A growing Vec leaves copies of what it held behind; reserve in large steps and wipe the last one on drop.
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    /// A longer pause than this is not believed.
+    const MOST: Duration = Duration::from_secs(3600);
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            let date = headers.get(reqwest::header::DATE).and_then(|value| jiff::fmt::rfc2822::parse(value.to_str().ok()?).ok());
+            let now = date.map_or_else(jiff::Timestamp::now, |date| date.timestamp());
+            Duration::try_from(at.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(wait.min(MOST))
+}
+
+/// What it means that no answer came. The error's own text holds the URL.
+fn no_answer(doing: &'static str, changes: bool, error: &reqwest::Error) -> Failure {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if cause.downcast_ref::<AddressNotAllowed>().is_some() {
+            return Failure::new(doing, Class::Rejected, Reason::AddressNotAllowed, AddressNotAllowed.to_string());
+        }
+        let hidden = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        let tls = cause.downcast_ref::<rustls::Error>().or_else(|| hidden?.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(flaw)) = tls {
+            let flaw = certificate_flaw(flaw);
+            return Failure::new(
+                doing,
+                Class::Rejected,
+                Reason::TlsNotTrusted,
+                format!("the server's certificate is not trusted ({flaw})"),
+            );
+        }
+        source = cause.source();
+    }
+    let (message, may_have_happened) =
+        if error.is_connect() { ("no connection to the service", false) } else { ("the connection broke off", changes) };
+    Failure { may_have_happened, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) }
+}
+
+fn certificate_flaw(error: &rustls::CertificateError) -> &'static str {
+    use rustls::CertificateError as Flaw;
+    match error {
+        Flaw::Expired | Flaw::ExpiredContext { .. } => "it has expired",
+        Flaw::NotValidYet | Flaw::NotValidYetContext { .. } => "it is not valid yet",
+        Flaw::NotValidForName | Flaw::NotValidForNameContext { .. } => "it is for another name",
+        Flaw::UnknownIssuer => "its issuer is unknown",
+        Flaw::Revoked => "it was revoked",
+        _ => "it does not verify",
+    }
+}
+
+fn trust(settings: &HttpSettings, ca_bundle: Option<&[u8]>) -> Result<rustls::ClientConfig, Failure> {
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    for pem in [Some(settings.extra_roots.as_slice()), ca_bundle].into_iter().flatten() {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let readable = certificate.ok().and_then(|certificate| roots.add(certificate).ok());
+            if readable.is_none() {
+                return Err(Failure::new(
+                    "reading the CA bundle",
+                    Class::Rejected,
+                    Reason::CredentialsInvalid,
+                    "it holds something else than PEM certificates",
+                ));
+            }
+        }
+    }
+    if ca_bundle.is_some_and(|pem| CertificateDer::pem_slice_iter(pem).next().is_none()) {
+        return Err(Failure::new("reading the CA bundle", Class::Rejected, Reason::CredentialsInvalid, "it holds no PEM certificate"));
+    }
+    Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Checks an address of a service as far as that goes without connecting, and returns it.
+///
+/// # Errors
+///
+/// When it is not a plain `https` origin, or leads where the operator must not go.
+pub fn checked_origin(doing: &'static str, text: &str, settings: &HttpSettings) -> Result<Url, Failure> {
+    let invalid = |message: &str| Failure::new(doing, Class::Rejected, Reason::CredentialsInvalid, message);
+    let refused = || Failure::new(doing, Class::Rejected, Reason::AddressNotAllowed, AddressNotAllowed.to_string());
+    let url = Url::parse(text.trim()).map_err(|_| invalid("the address is not a URL"))?;
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    if url.scheme() != "https" || !is_plain {
+        return Err(invalid("the address must be https, without user info, query or fragment"));
+    }
+    let host = url.host().ok_or_else(|| invalid("the address has no host"))?;
+    let literal = match host {
+        Host::Ipv4(address) => Some(IpAddr::V4(address)),
+        Host::Ipv6(address) => Some(IpAddr::V6(address)),
+        Host::Domain(_) => None,
+    };
+    if !settings.allow_local_addresses && literal.is_some_and(is_local) {
+        return Err(refused());
+    }
+    let name = url.host_str().unwrap_or_default();
+    if !settings.allowed_hosts.is_empty() && !settings.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) {
+        return Err(refused());
+    }
+    Ok(url)
+}
+
+/// Loopback, link-local (where clouds serve credentials) and unspecified addresses, also in their IPv6 spellings.
+fn is_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the address is loopback, link-local or not in the operator's allow-list")]
+struct AddressNotAllowed;
+
+struct CheckedResolver {
+    allow_local_addresses: bool,
+}
+
+impl Resolve for CheckedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let allow_local_addresses = self.allow_local_addresses;
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let (local, elsewhere): (Vec<SocketAddr>, Vec<SocketAddr>) = found.into_iter().partition(|address| is_local(address.ip()));
+            let usable = if allow_local_addresses {
+                [elsewhere, local].concat()
+            } else if elsewhere.is_empty() && !local.is_empty() {
+                return Err(AddressNotAllowed.into());
+            } else {
+                elsewhere
+            };
+            Ok(Box::new(usable.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, is_html: bool, body: &str) -> Answer {
+        Answer { status, retry_after: None, is_html, body: Zeroizing::new(body.as_bytes().to_vec()) }
+    }
+
+    #[test]
+    fn every_status_has_the_class_of_the_contract() {
+        use Class::{RateLimited, Rejected, Transient, Unauthorized, Unexpected};
+        for (status, is_html, body, class, reason) in [
+            (400, false, "{}", Rejected, "a plain refusal"),
+            (
+                400,
+                false,
+                r#"{"errorCode":"BXNIM0415E","errorMessage":"Provided API key could not be found."}"#,
+                Unauthorized,
+                "IAM's wrong key is a 400",
+            ),
+            (400, false, r#"{"errorCode":"BXNIM0462E"}"#, Unauthorized, "a disabled key"),
+            (400, false, r#"{"errorCode":"BXNIM0109E"}"#, Rejected, "our mistake"),
+            (400, false, r#"{"error":"invalid_client"}"#, Unauthorized, "OAuth's code counts before the status"),
+            (401, false, "Unauthorized", Unauthorized, "without a body"),
+            (403, false, r#"{"message":"no"}"#, Rejected, "not allowed"),
+            (403, true, "<html>", Transient, "a gateway"),
+            (404, false, "Not Found", Rejected, "wrong region"),
+            (408, false, "", Transient, "time-out"),
+            (409, false, "", Rejected, "conflict"),
+            (425, false, "", Transient, "too early"),
+            (429, false, "", RateLimited, "too many"),
+            (301, false, "", Rejected, "redirects are not followed"),
+            (500, false, "", Transient, "server error"),
+            (501, false, "", Unexpected, "not implemented"),
+            (503, true, "<html>", Transient, "gateway"),
+            (599, false, "", Transient, "any other 5xx"),
+            (100, false, "", Unexpected, "no final status"),
+        ] {
+            assert_eq!(answer(status, is_html, body).failure("asking", true).class, class, "{status}: {reason}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_a_service_are_shown_without_what_could_be_a_credential() {
+        let body = r#"{"error":"invalid_request","error_description":"key abcdefghijklmnopqrstuvwxyz0123 is bad\nreally"}"#;
+        assert_eq!(
+            answer(400, false, body).failure("asking", false).message,
+            "the service answered 400 (invalid_request): key … is bad really"
+        );
+        let long = format!(r#"{{"message":"{}"}}"#, "ab ".repeat(2000));
+        assert!(answer(400, false, &long).failure("asking", false).message.chars().count() < 240);
+        let code = r#"{"error":"Y2FmZWMwZGUtMDAwMC00MDAwLTgwMDAtMDAwMDAwMDAwMDAw"}"#;
+        assert_eq!(answer(400, false, code).failure("asking", false).message, "the service answered 400");
+    }
+
+    #[test]
+    fn addresses_of_the_machine_itself_are_refused_in_every_spelling() {
+        let strict = HttpSettings::default();
+        for address in [
+            "https://127.0.0.1",
+            "https://127.1",
+            "https://[::1]",
+            "https://[::ffff:127.0.0.1]",
+            "https://169.254.169.254",
+            "https://0.0.0.0",
+            "https://2130706433",
+            "https://[fe80::1]",
+        ] {
+            let failure = checked_origin("checking", address, &strict).expect_err(address);
+            assert_eq!(failure.reason, Reason::AddressNotAllowed, "{address}");
+        }
+        for address in
+            ["http://a.example", "https://user@a.example", "https://a.example?x=1", "https://a.example#f", "ftp://a.example", "a.example"]
+        {
+            assert_eq!(checked_origin("checking", address, &strict).expect_err(address).reason, Reason::CredentialsInvalid, "{address}");
+        }
+        assert!(checked_origin("checking", "https://us-south.appid.cloud.ibm.com", &strict).is_ok());
+        let listed = HttpSettings { allowed_hosts: vec!["iam.cloud.ibm.com".into()], ..HttpSettings::default() };
+        assert!(checked_origin("checking", "https://IAM.cloud.ibm.com", &listed).is_ok());
+        assert!(checked_origin("checking", "https://evil.example", &listed).is_err());
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_date_and_bounded() {
+        let read = |value: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(value).expect("header"));
+            if let Some(date) = date {
+                headers.insert(reqwest::header::DATE, HeaderValue::from_str(date).expect("header"));
+            }
+            retry_after(&headers)
+        };
+        assert_eq!(read("7", None), Some(Duration::from_secs(7)));
+        assert_eq!(read("Wed, 25 Nov 2026 10:00:30 GMT", Some("Wed, 25 Nov 2026 10:00:00 GMT")), Some(Duration::from_secs(30)));
+        assert_eq!(read("999999999999", None), Some(Duration::from_secs(3600)));
+        assert_eq!(read("soon", None), None);
+        assert_eq!(read("-5", None), None);
+    }
+}

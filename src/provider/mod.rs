@@ -1,0 +1,70 @@
+//! The identity services: one file each, which translates between the service's wire format and our words and holds no policy.
+//!
+//! What every service shares: [`gate`] (who may ask a tenant, and when), [`http`] (how a request is made, and what its answer means).
+
+pub mod app_id;
+pub mod gate;
+pub mod http;
+pub mod iam;
+
+use std::future::Future;
+
+pub use app_id::AppId;
+pub use gate::{Gate, Urgency};
+pub use http::{HttpSettings, Tenant};
+pub use iam::Iam;
+
+use crate::model::{Application, ClientId, Failure, SecretText};
+
+/// On whose behalf a call is made: decides its place in the queue.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Namespace of the object.
+    pub namespace: String,
+    /// How urgent it is.
+    pub urgency: Urgency,
+}
+
+/// A service at which clients are registered.
+///
+/// # Guarantees
+///
+/// Absence is `None` or `false`, never an error, and only a "not found" for the very registration counts as absence.
+/// Each call is made at most once, but for one repetition after the credential was refused and read again: then the
+/// first request was not carried out. A failure says whether the request may have been carried out nevertheless.
+pub trait Registrar {
+    /// Registers a client under a name. Not idempotent: the caller makes sure that there is none yet.
+    fn register(
+        &self,
+        caller: &Caller,
+        name: &str,
+        kind: crate::model::ApplicationKind,
+    ) -> impl Future<Output = Result<Application, Failure>> + Send;
+    /// Reads a registration; `None` when the service does not know the id.
+    fn look(&self, caller: &Caller, id: &ClientId) -> impl Future<Output = Result<Option<Application>, Failure>> + Send;
+    /// Every registration of the tenant that bears the name, from a list that began after this call.
+    fn find(&self, caller: &Caller, name: &str) -> impl Future<Output = Result<Vec<Application>, Failure>> + Send;
+    /// Whether a list of the tenant that began after this call holds the id.
+    fn is_listed(&self, caller: &Caller, id: &ClientId) -> impl Future<Output = Result<Option<Application>, Failure>> + Send;
+    /// Gives a registration another name; the id stays.
+    fn rename(&self, caller: &Caller, id: &ClientId, name: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Deletes a registration; `false` when the service does not know the id.
+    fn deregister(&self, caller: &Caller, id: &ClientId) -> impl Future<Output = Result<bool, Failure>> + Send;
+}
+
+/// A service whose token endpoint can say whether a credential works.
+pub trait TokenEndpoint {
+    /// Asks for a token with the credential and throws it away.
+    fn try_credential(&self, caller: &Caller, id: &ClientId, secret: &SecretText) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// Who a credential is at its service, and what it may do there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// IAM id of the credential's owner.
+    pub iam_id: Option<String>,
+    /// Account of the credential's owner.
+    pub account: Option<String>,
+    /// Whether it may register; `None` when the service cannot tell.
+    pub can_register: Option<bool>,
+}
