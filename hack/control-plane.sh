@@ -112,7 +112,11 @@ fi
 started=$SECONDS
 temporary=
 compiler=
-trap 'if [[ -n $compiler ]]; then kill "$compiler" 2>/dev/null || true; fi; rm -f "$temporary" "$temporary.log"' EXIT
+clean_up() {
+  if [[ -n $compiler ]]; then kill "$compiler" 2>/dev/null || true; fi
+  if [[ -n $temporary ]]; then rm -f "$temporary" "$temporary.log"; fi
+}
+trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 

@@ -15,6 +15,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::config::AuthInfo;
 use kube::{Api, Client};
+use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
@@ -36,7 +37,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const START_ATTEMPTS: u32 = 3;
 
 /// Who watches everything on behalf of garbage collection.
-const GARBAGE_COLLECTOR: &str = "system:serviceaccount:kube-system:generic-garbage-collector";
+const GARBAGE_COLLECTOR: &str = "system:kube-controller-manager";
 
 static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
 
@@ -150,8 +151,7 @@ impl Builder {
             url,
         };
         control_plane.write_files(&certificates, ports, self)?;
-        // The API server waits for etcd by itself.
-        control_plane.start_server(ETCD, |servers| &mut servers.etcd)?;
+        control_plane.start_etcd(ports).await?;
         control_plane.start_api_server().await?;
         if self.with_controller_manager {
             control_plane.start_controller_manager().await?;
@@ -284,7 +284,7 @@ impl ControlPlane {
         let server = self.start_server(CONTROLLER_MANAGER, |servers| {
             &mut servers.controller_manager
         })?;
-        self.wait_for_server(CONTROLLER_MANAGER, server, async || {
+        self.wait_for_server(CONTROLLER_MANAGER, server, || async {
             self.garbage_collector_watches(&custom_resources, mark)
                 .unwrap_or(false)
         })
@@ -317,10 +317,19 @@ impl ControlPlane {
         layout.write_controller_manager_command(programs)
     }
 
+    /// Returns when etcd listens: an API server that finds nobody there pauses for a second.
+    async fn start_etcd(&self, ports: Ports) -> Result<(), Error> {
+        let server = self.start_server(ETCD, |servers| &mut servers.etcd)?;
+        self.wait_for_server(ETCD, server, || async {
+            TcpStream::connect(("127.0.0.1", ports.etcd)).await.is_ok()
+        })
+        .await
+    }
+
     async fn start_api_server(&self) -> Result<(), Error> {
         let server = self.start_server(API_SERVER, |servers| &mut servers.api_server)?;
         let client = self.impatient_client();
-        self.wait_for_server(API_SERVER, server, async || {
+        self.wait_for_server(API_SERVER, server, || async {
             let request = http::Request::get("/readyz")
                 .body(Vec::new())
                 .expect("a static path is valid");
@@ -334,7 +343,7 @@ impl ControlPlane {
             &mut servers.controller_manager
         })?;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin_client(), "default");
-        self.wait_for_server(CONTROLLER_MANAGER, server, async || {
+        self.wait_for_server(CONTROLLER_MANAGER, server, || async {
             accounts
                 .get_opt("default")
                 .await
@@ -357,12 +366,15 @@ impl ControlPlane {
         Ok(server)
     }
 
-    async fn wait_for_server(
+    async fn wait_for_server<F>(
         &self,
         name: &'static str,
         server: ServerId,
-        is_ready: impl AsyncFn() -> bool,
-    ) -> Result<(), Error> {
+        is_ready: impl Fn() -> F,
+    ) -> Result<(), Error>
+    where
+        F: Future<Output = bool>,
+    {
         let started = Instant::now();
         while !is_ready().await {
             // The others would wait for etcd until the end of our patience.
@@ -631,7 +643,7 @@ async fn wait_for_default_account(client: &Client, namespace: &str) -> Result<()
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     wait_until(
         format!("the default ServiceAccount of {namespace}"),
-        async || {
+        || async {
             let account = accounts.get_opt("default").await;
             account.map(|account| account.is_some()).map_err(|source| {
                 Error::kubernetes(
@@ -644,10 +656,10 @@ async fn wait_for_default_account(client: &Client, namespace: &str) -> Result<()
     .await
 }
 
-async fn wait_until(
-    expected: String,
-    condition: impl AsyncFn() -> Result<bool, Error>,
-) -> Result<(), Error> {
+async fn wait_until<F>(expected: String, condition: impl Fn() -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<bool, Error>>,
+{
     let started = Instant::now();
     while !condition().await? {
         if started.elapsed() > PATIENCE {

@@ -1,10 +1,14 @@
 //! What can go wrong around a control plane.
 
+use std::error::Error as _;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why a control plane could not be started or used.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` is the message with all causes: that is what a test that unwraps it shows.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The servers, kubectl or helm are not there.
@@ -96,5 +100,17 @@ impl Error {
     /// Whether another attempt with other ports may succeed.
     pub(crate) fn is_address_in_use(&self) -> bool {
         matches!(self, Self::ServerEnded { log, .. } if log.contains("address already in use"))
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{self}")?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(formatter, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }

@@ -23,7 +23,7 @@ const QUOTED_LOG_LINES: usize = 20;
 /// The two ports that clients must know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
-    etcd: u16,
+    pub(crate) etcd: u16,
     pub(crate) api_server: u16,
 }
 
@@ -111,6 +111,9 @@ impl Layout {
             format!("--initial-cluster=default={peer_url}"),
             "--unsafe-no-fsync".into(),
             "--log-level=warn".into(),
+            // The only member waits this long for another candidate: half a second less per start.
+            "--heartbeat-interval=10".into(),
+            "--election-timeout=100".into(),
             "--quota-backend-bytes=4294967296".into(),
         ];
         self.write_command(ETCD, &programs.etcd, &flags)
