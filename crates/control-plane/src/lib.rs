@@ -21,7 +21,8 @@
 //!
 //! # Assumptions
 //!
-//! The programs exist: `make control-plane` provides them. Nothing here builds or downloads, and
+//! The programs exist: `make control-plane` provides them, or the variable `CONTROL_PLANE_BIN` names
+//! a directory that holds all five. Nothing here builds or downloads, and
 //! what is missing is an error, never a skipped test.
 
 mod audit;

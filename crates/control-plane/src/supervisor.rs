@@ -159,4 +159,21 @@ mod tests {
         drop(supervisor);
         assert!(!directory.exists());
     }
+
+    #[test]
+    fn a_signal_to_the_shell_is_the_end_too() {
+        let directory = data_directory();
+        let mut supervisor = Supervisor::start(&directory).unwrap();
+        let script = format!("kill -TERM {}", supervisor.shell.id());
+        assert!(
+            Command::new("/bin/sh")
+                .args(["-c", &script])
+                .status()
+                .unwrap()
+                .success()
+        );
+        supervisor.shell.wait().unwrap();
+        assert!(!directory.exists());
+        assert!(supervisor.start_server("late").is_err());
+    }
 }

@@ -7,9 +7,18 @@
 data=$1
 servers=
 
-# A signal ends the loop below like the end of input does. Handlers instead of '', because ignored
-# signals would stay ignored in the servers.
-trap : HUP INT TERM PIPE
+clean_up() {
+  trap '' HUP INT TERM
+  # Nothing of the data is wanted any more, so there is no reason to ask the servers politely.
+  [ -z "$servers" ] || kill -KILL $servers 2>/dev/null
+  wait
+  # Another process of the test, say kubectl, may still be writing a file.
+  attempts=0
+  until rm -rf "$data" 2>/dev/null || [ "$attempts" -ge 50 ]; do
+    attempts=$((attempts + 1))
+    sleep 0.1
+  done
+}
 
 reply() { printf '%s\n' "$*"; }
 
@@ -29,6 +38,11 @@ if ! message=$(mkdir -m 700 "$data" 2>&1); then
   reply "failed $message"
   exit 1
 fi
+trap clean_up EXIT
+# A signal means the end too. Handlers instead of '', because ignored signals would stay ignored in
+# the servers. SIGPIPE comes when a reply finds nobody: then the end of input is near.
+trap exit HUP INT TERM
+trap : PIPE
 reply done
 
 while read -r command subject; do
@@ -55,14 +69,4 @@ while read -r command subject; do
       fi
       ;;
   esac
-done
-
-# Nothing of the data is wanted any more, so there is no reason to ask the servers politely.
-[ -z "$servers" ] || kill -KILL $servers 2>/dev/null
-wait
-# Another process of the test, say kubectl, may still be writing a file.
-attempts=0
-until rm -rf "$data" 2>/dev/null || [ "$attempts" -ge 50 ]; do
-  attempts=$((attempts + 1))
-  sleep 0.1
 done
