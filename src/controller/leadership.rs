@@ -1,0 +1,236 @@
+//! Which process may act: a Lease, held safely when two run at once.
+//!
+//! # Guarantees
+//!
+//! A candidate compares only *that* the record changed against its own monotonic clock, never another node's time. Every write
+//! carries the resourceVersion that was read, so of two candidates one loses. The holder stops counting itself as leader
+//! [`RENEW_DEADLINE`] after the start of its last good renewal, which is before anybody else may take over; a process that was
+//! frozen finds that out by the same comparison, right before each call that cannot be repeated.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Others may take over this long after the last renewal they saw.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// We count ourselves as leader this long after the start of the last good renewal.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How often the lease is renewed, or looked at.
+const RETRY_PERIOD: Duration = Duration::from_secs(2);
+/// Name of the Lease.
+pub const LEASE_NAME: &str = "cloud-identity-operator";
+
+/// Whether this process leads, and which creates are still unanswered.
+#[derive(Debug)]
+pub struct Leadership {
+    /// `None`: leader election is off.
+    until: Option<Mutex<Instant>>,
+    since: Mutex<Timestamp>,
+    creates: AtomicUsize,
+    creates_done: Notify,
+}
+
+/// A create whose answer is awaited; the process does not exit while one exists.
+#[derive(Debug)]
+pub struct CreateInFlight<'a>(&'a Leadership);
+
+impl Leadership {
+    /// For a single process on a laptop: always leads.
+    #[must_use]
+    pub fn unelected() -> Arc<Self> {
+        Arc::new(Self { until: None, since: Mutex::new(Timestamp::now()), creates: AtomicUsize::new(0), creates_done: Notify::new() })
+    }
+
+    fn elected(until: Instant) -> Arc<Self> {
+        Arc::new(Self { until: Some(Mutex::new(until)), since: Mutex::new(Timestamp::now()), creates: AtomicUsize::new(0), creates_done: Notify::new() })
+    }
+
+    /// Whether this process leads right now.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.until.as_ref().is_none_or(|until| Instant::now() < *until.lock())
+    }
+
+    /// When this process began to lead.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        *self.since.lock()
+    }
+
+    /// Marks a create whose answer must be awaited.
+    #[must_use]
+    pub fn begin_create(&self) -> CreateInFlight<'_> {
+        self.creates.fetch_add(1, Ordering::SeqCst);
+        CreateInFlight(self)
+    }
+
+    /// Waits until every create in flight is answered.
+    pub async fn creates_answered(&self) {
+        loop {
+            let done = self.creates_done.notified();
+            if self.creates.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    fn extend(&self, until: Instant) {
+        if let Some(current) = &self.until {
+            *current.lock() = until;
+        }
+    }
+
+    fn give_up_at(&self) -> Instant {
+        self.until.as_ref().map_or_else(Instant::now, |until| *until.lock())
+    }
+}
+
+impl Drop for CreateInFlight<'_> {
+    fn drop(&mut self) {
+        if self.0.creates.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.creates_done.notify_waiters();
+        }
+    }
+}
+
+/// One process in the election.
+#[derive(Debug)]
+pub struct Candidate {
+    api: Api<Lease>,
+    identity: String,
+}
+
+impl Candidate {
+    /// A candidate. The client should be its own, with a read timeout and without retries, so that it neither queues nor repeats.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
+        Self { api: Api::namespaced(client, namespace), identity }
+    }
+
+    /// Waits until this process leads. `None` when `stop` came first.
+    pub async fn acquire(&self, stop: &CancellationToken) -> Option<(Lease, Arc<Leadership>)> {
+        let mut seen: Option<(String, Instant)> = None;
+        loop {
+            let started = Instant::now();
+            match self.try_acquire(&mut seen).await {
+                Ok(Some(lease)) => return Some((lease, Leadership::elected(started + RENEW_DEADLINE))),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "the lease cannot be read or written"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(RETRY_PERIOD) => {}
+            }
+        }
+    }
+
+    async fn try_acquire(&self, seen: &mut Option<(String, Instant)>) -> kube::Result<Option<Lease>> {
+        let parameters = PostParams::default();
+        let Some(mut lease) = self.api.get_opt(LEASE_NAME).await? else {
+            let lease = Lease { metadata: ObjectMeta { name: Some(LEASE_NAME.into()), ..ObjectMeta::default() }, spec: Some(self.spec(None)) };
+            return lost_race(self.api.create(&parameters, &lease).await);
+        };
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        if seen.as_ref().is_none_or(|(known, _)| *known != version) {
+            *seen = Some((version, Instant::now()));
+        }
+        let spec = lease.spec.take().unwrap_or_default();
+        let holder = spec.holder_identity.as_deref().unwrap_or_default();
+        let duration = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(LEASE_DURATION, Duration::from_secs);
+        let is_stale = seen.as_ref().is_some_and(|(_, at)| at.elapsed() > duration);
+        if !holder.is_empty() && holder != self.identity && !is_stale {
+            return Ok(None);
+        }
+        lease.spec = Some(self.spec(Some(&spec)));
+        lost_race(self.api.replace(LEASE_NAME, &parameters, &lease).await)
+    }
+
+    fn spec(&self, former: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let stays = former.filter(|former| former.holder_identity.as_deref() == Some(self.identity.as_str()));
+        let transitions = former.and_then(|former| former.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(i32::try_from(LEASE_DURATION.as_secs()).unwrap_or(15)),
+            acquire_time: stays.and_then(|former| former.acquire_time.clone()).or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(if stays.is_some() { transitions } else { transitions + i32::from(former.is_some()) }),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Renews until the lease is lost (then `lost` is cancelled) or `drained` says that it may be given back.
+    pub async fn hold(&self, mut lease: Lease, leadership: Arc<Leadership>, lost: CancellationToken, drained: CancellationToken) {
+        let parameters = PostParams::default();
+        loop {
+            let give_up = leadership.give_up_at();
+            tokio::select! {
+                () = drained.cancelled() => return self.give_back(lease).await,
+                () = sleep_until((Instant::now() + RETRY_PERIOD).min(give_up)) => {}
+            }
+            let started = Instant::now();
+            if started >= give_up {
+                tracing::error!("the lease could not be renewed in time");
+                return lost.cancel();
+            }
+            lease.spec = Some(self.spec(lease.spec.as_ref()));
+            match timeout_at(give_up, self.api.replace(LEASE_NAME, &parameters, &lease)).await {
+                Ok(Ok(renewed)) => {
+                    lease = renewed;
+                    leadership.extend(started + RENEW_DEADLINE);
+                }
+                Ok(Err(kube::Error::Api(status))) if status.is_conflict() => match self.api.get(LEASE_NAME).await {
+                    Ok(current) if current.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(self.identity.as_str()) => lease = current,
+                    Ok(_) => {
+                        tracing::error!("another process took the lease");
+                        leadership.extend(started);
+                        return lost.cancel();
+                    }
+                    Err(error) => tracing::warn!(%error, "the lease cannot be read"),
+                },
+                Ok(Err(error)) => tracing::warn!(%error, "the lease cannot be renewed"),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// An empty holder and a short duration: the next process need not wait.
+    async fn give_back(&self, mut lease: Lease) {
+        if let Some(spec) = &mut lease.spec {
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+        }
+        if let Err(error) = self.api.replace(LEASE_NAME, &PostParams::default(), &lease).await {
+            tracing::warn!(%error, "the lease could not be given back");
+        }
+    }
+}
+
+fn lost_race(result: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
+    match result {
+        Ok(lease) => Ok(Some(lease)),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
