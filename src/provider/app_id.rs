@@ -19,7 +19,7 @@ use tokio::{sync::oneshot, time::Instant};
 use url::Url;
 
 use super::{
-    Caller, Iam, Registrar, Standing, Tenant, TokenEndpoint,
+    Caller, Gate, Iam, Registrar, Standing, Tenant, TokenEndpoint,
     http::{Answer, Body, DEADLINE, REGISTRATION_DEADLINE, Request},
     iam::IamToken,
 };
@@ -40,9 +40,25 @@ pub struct AppId {
     origin: Url,
     tenant_id: String,
     iam: Arc<Iam>,
+    shared: Arc<SharedTenant>,
+}
+
+/// What all providers of one tenant share, whichever credential they use: budget, lists, and the turn to write redirect URIs.
+#[derive(Debug)]
+pub struct SharedTenant {
+    /// The tenant's gate.
+    pub gate: Arc<Gate>,
     listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Application>>)>>,
     redirect_uris: tokio::sync::Mutex<Option<(Instant, Map<String, Value>)>>,
     merges: Mutex<Vec<Merge>>,
+}
+
+impl SharedTenant {
+    /// A tenant that nobody has asked yet.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>) -> Arc<Self> {
+        Arc::new(Self { gate, listed: tokio::sync::Mutex::default(), redirect_uris: tokio::sync::Mutex::default(), merges: Mutex::default() })
+    }
 }
 
 /// Entries that one object wants in the tenant's list, or out of it.
@@ -116,16 +132,8 @@ struct WireToken {
 impl AppId {
     /// The tenant `tenant_id` at `origin`.
     #[must_use]
-    pub fn new(tenant: Tenant, origin: Url, tenant_id: String, iam: Arc<Iam>) -> Self {
-        Self {
-            tenant,
-            origin,
-            tenant_id,
-            iam,
-            listed: tokio::sync::Mutex::default(),
-            redirect_uris: tokio::sync::Mutex::default(),
-            merges: Mutex::default(),
-        }
+    pub fn new(tenant: Tenant, origin: Url, tenant_id: String, iam: Arc<Iam>, shared: Arc<SharedTenant>) -> Self {
+        Self { tenant, origin, tenant_id, iam, shared }
     }
 
     /// The tenant's HTTP side.
@@ -242,7 +250,7 @@ impl AppId {
     /// When they cannot be read.
     pub async fn redirect_uris(&self, caller: &Caller) -> Result<BTreeSet<String>, Failure> {
         let asked_at = Instant::now();
-        let mut kept = self.redirect_uris.lock().await;
+        let mut kept = self.shared.redirect_uris.lock().await;
         if let Some((_, document)) = kept.as_ref().filter(|(read_at, _)| *read_at >= asked_at) {
             return Ok(entries(document));
         }
@@ -255,7 +263,7 @@ impl AppId {
 
     /// Merges into the tenant's redirect URIs. Everybody who waits while a write is under way is served by the next one.
     ///
-    /// `is_leader` is asked right before the write; `is_wanted` says of an entry to be removed whether a live object lists it by now.
+    /// `is_wanted` says of an entry to be removed whether a live object lists it by now.
     ///
     /// # Errors
     ///
@@ -265,17 +273,16 @@ impl AppId {
         caller: &Caller,
         add: BTreeSet<String>,
         remove: BTreeSet<String>,
-        is_leader: impl Fn() -> bool + Send,
         is_wanted: impl Fn(&str) -> bool + Send,
     ) -> Result<Merged, Failure> {
         let (done, mut outcome) = oneshot::channel();
-        self.merges.lock().push(Merge { add, remove, done });
-        let mut kept = self.redirect_uris.lock().await;
+        self.shared.merges.lock().push(Merge { add, remove, done });
+        let mut kept = self.shared.redirect_uris.lock().await;
         if let Ok(result) = outcome.try_recv() {
             return result;
         }
-        let batch = std::mem::take(&mut *self.merges.lock());
-        let result = self.write_batch(caller, &mut kept, &batch, &is_leader, &is_wanted).await;
+        let batch = std::mem::take(&mut *self.shared.merges.lock());
+        let result = self.write_batch(caller, &mut kept, &batch, &is_wanted).await;
         drop(kept);
         for merge in batch {
             let share = result
@@ -294,10 +301,8 @@ impl AppId {
         caller: &Caller,
         kept: &mut Option<(Instant, Map<String, Value>)>,
         batch: &[Merge],
-        is_leader: &(impl Fn() -> bool + Send),
         is_wanted: &(impl Fn(&str) -> bool + Send),
     ) -> Result<(BTreeSet<String>, BTreeSet<String>), Failure> {
-        let lost = || Failure::new("merging redirect URIs", Class::Transient, Reason::InProgress, "another process leads now");
         let is_fresh = |kept: &Option<(Instant, Map<String, Value>)>| {
             kept.as_ref().is_some_and(|(read_at, _)| read_at.elapsed() <= REDIRECT_URIS_FRESH)
         };
@@ -326,9 +331,6 @@ impl AppId {
         let mut list: Vec<String> = ordered(&document).into_iter().filter(|uri| target.contains(uri)).collect();
         list.extend(target.difference(&present).cloned());
         document.insert("redirectUris".to_owned(), json!(list));
-        if !is_leader() {
-            return Err(lost());
-        }
         let operation = Operation { doing: "writing the tenant's redirect URIs", name: "app_id.redirect_uris.set" };
         let answer =
             self.manage(caller, operation, Method::PUT, &["config", "redirect_uris"], Some(Value::Object(document)), DEADLINE).await?;
@@ -360,7 +362,7 @@ impl AppId {
 
     /// A list of the tenant that began no earlier than `asked_at`: one list serves all who wait for it.
     async fn fresh_list(&self, caller: &Caller, asked_at: Instant) -> Result<Arc<Vec<Application>>, Failure> {
-        let mut listed = self.listed.lock().await;
+        let mut listed = self.shared.listed.lock().await;
         if let Some((_, list)) = listed.as_ref().filter(|(began, _)| *began >= asked_at) {
             return Ok(list.clone());
         }

@@ -152,6 +152,9 @@ impl Tenant {
     pub async fn call(&self, caller: &Caller, request: Request<'_>) -> Result<Answer, Failure> {
         let permit = self.gate.enter(request.doing, &caller.namespace, caller.urgency).await?;
         let (doing, operation, changes) = (request.doing, request.operation, request.method != Method::GET);
+        if changes && caller.fence.as_ref().is_some_and(|fence| !fence.holds()) {
+            return Err(Failure::new(doing, Class::Transient, Reason::InProgress, "another process leads now; nothing was sent"));
+        }
         let begun = Instant::now();
         let deadline = request.deadline;
         let result = tokio::time::timeout(deadline, self.exchange(request)).await.unwrap_or_else(|_| {

@@ -7,7 +7,7 @@ pub mod gate;
 pub mod http;
 pub mod iam;
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 pub use app_id::AppId;
 pub use gate::{Gate, Urgency};
@@ -16,13 +16,21 @@ pub use iam::Iam;
 
 use crate::model::{Application, ClientId, Failure, SecretText};
 
-/// On whose behalf a call is made: decides its place in the queue.
-#[derive(Clone, Debug)]
+/// Says whether this process may still change things at the services.
+pub trait Fence: Send + Sync {
+    /// Whether it may, right now.
+    fn holds(&self) -> bool;
+}
+
+/// On whose behalf a call is made: decides its place in the queue, and whether it may be made at all.
+#[derive(Clone)]
 pub struct Caller {
     /// Namespace of the object.
     pub namespace: String,
     /// How urgent it is.
     pub urgency: Urgency,
+    /// Asked right before every call that changes something; `None` for the one call that a former leader may still make.
+    pub fence: Option<Arc<dyn Fence>>,
 }
 
 /// A service at which clients are registered.

@@ -1,0 +1,197 @@
+//! What the objects of all kinds lay claim to: Secret names, registrations, redirect URIs, providers.
+//!
+//! Kept beside the watch, so that a pass never walks over all objects.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use parking_lot::Mutex;
+
+use super::versions::Key;
+use crate::{
+    api::{ProviderKind, ProviderReference},
+    model::ClientId,
+};
+
+/// A provider: kind, namespace (empty for a cluster provider), name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProviderKey {
+    /// The kind.
+    pub kind: ProviderKind,
+    /// Its namespace; empty for a cluster provider.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ProviderKey {
+    /// The provider that an object of `namespace` refers to.
+    #[must_use]
+    pub fn referred(reference: &ProviderReference, namespace: &str) -> Self {
+        let namespace = if reference.kind == ProviderKind::ClusterIdentityProvider { "" } else { namespace };
+        Self { kind: reference.kind, namespace: namespace.to_owned(), name: reference.name.clone() }
+    }
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Claimant {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl std::fmt::Display for Claimant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// What one object claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who.
+    pub claimant: Claimant,
+    /// When it was created, in seconds: the oldest comes first.
+    pub created: i64,
+    /// The Secret it publishes.
+    pub secret: Key,
+    /// The provider it uses.
+    pub provider: ProviderKey,
+    /// The tenant recorded on it.
+    pub tenant: Option<String>,
+    /// The registration it holds.
+    pub client_id: Option<ClientId>,
+    /// The redirect URIs its spec lists.
+    pub redirect_uris: BTreeSet<String>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+/// All claims.
+#[derive(Debug, Default)]
+pub struct Claims(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    by_uid: HashMap<String, Claim>,
+    by_secret: HashMap<Key, BTreeSet<(i64, String)>>,
+    by_client: HashMap<(String, ClientId), BTreeSet<String>>,
+    by_uri: HashMap<(String, String), BTreeSet<String>>,
+    by_provider: HashMap<ProviderKey, BTreeSet<String>>,
+}
+
+impl Claims {
+    /// Takes in an object as it is now. Returns who else has an eye on what it no longer claims.
+    pub fn apply(&self, claim: Claim) -> Vec<Claimant> {
+        let mut state = self.0.lock();
+        if state.by_uid.get(&claim.claimant.uid) == Some(&claim) {
+            return Vec::new();
+        }
+        let waiting = state.withdraw(&claim.claimant.uid);
+        state.enter(claim);
+        waiting
+    }
+
+    /// Takes out an object. Returns who had an eye on what it claimed.
+    pub fn remove(&self, uid: &str) -> Vec<Claimant> {
+        self.0.lock().withdraw(uid)
+    }
+
+    /// Everybody who claims a Secret name.
+    #[must_use]
+    pub fn of_secret(&self, secret: &Key) -> Vec<Claimant> {
+        let state = self.0.lock();
+        state.by_secret.get(secret).into_iter().flatten().filter_map(|(_, uid)| state.claimant(uid)).collect()
+    }
+
+    /// Who comes before `uid` in claiming a Secret name: the oldest, then the smallest UID.
+    #[must_use]
+    pub fn secret_rival(&self, secret: &Key, uid: &str) -> Option<Claimant> {
+        let state = self.0.lock();
+        let (_, first) = state.by_secret.get(secret)?.first()?;
+        if first == uid { None } else { state.claimant(first) }
+    }
+
+    /// Who else holds a registration on a tenant.
+    #[must_use]
+    pub fn holder(&self, tenant: &str, client_id: &ClientId, except: &str) -> Option<Claimant> {
+        let state = self.0.lock();
+        state.by_client.get(&(tenant.to_owned(), client_id.clone()))?.iter().filter(|uid| *uid != except).find_map(|uid| state.claimant(uid))
+    }
+
+    /// For each entry: another live object on the tenant that lists it, if there is one.
+    #[must_use]
+    pub fn heirs<'a>(&self, tenant: &str, entries: impl Iterator<Item = &'a String>, except: &str) -> BTreeMap<String, Claimant> {
+        let state = self.0.lock();
+        entries
+            .filter_map(|entry| {
+                let lists = state.by_uri.get(&(tenant.to_owned(), entry.clone()))?;
+                let heir = lists.iter().filter(|uid| *uid != except).find_map(|uid| state.by_uid.get(uid).filter(|claim| !claim.deleting))?;
+                Some((entry.clone(), heir.claimant.clone()))
+            })
+            .collect()
+    }
+
+    /// Who uses a provider.
+    #[must_use]
+    pub fn of_provider(&self, provider: &ProviderKey) -> Vec<Claimant> {
+        let state = self.0.lock();
+        state.by_provider.get(provider).into_iter().flatten().filter_map(|uid| state.claimant(uid)).collect()
+    }
+
+    /// Whether an object of that UID lives.
+    #[must_use]
+    pub fn lives(&self, uid: &str) -> bool {
+        self.0.lock().by_uid.contains_key(uid)
+    }
+}
+
+impl State {
+    fn claimant(&self, uid: &str) -> Option<Claimant> {
+        self.by_uid.get(uid).map(|claim| claim.claimant.clone())
+    }
+
+    fn enter(&mut self, claim: Claim) {
+        let uid = claim.claimant.uid.clone();
+        self.by_secret.entry(claim.secret.clone()).or_default().insert((claim.created, uid.clone()));
+        self.by_provider.entry(claim.provider.clone()).or_default().insert(uid.clone());
+        if let Some(tenant) = &claim.tenant {
+            if let Some(client_id) = &claim.client_id {
+                self.by_client.entry((tenant.clone(), client_id.clone())).or_default().insert(uid.clone());
+            }
+            for uri in &claim.redirect_uris {
+                self.by_uri.entry((tenant.clone(), uri.clone())).or_default().insert(uid.clone());
+            }
+        }
+        self.by_uid.insert(uid, claim);
+    }
+
+    fn withdraw(&mut self, uid: &str) -> Vec<Claimant> {
+        let Some(claim) = self.by_uid.remove(uid) else { return Vec::new() };
+        prune(&mut self.by_secret, &claim.secret, &(claim.created, uid.to_owned()));
+        prune(&mut self.by_provider, &claim.provider, &uid.to_owned());
+        if let Some(tenant) = &claim.tenant {
+            if let Some(client_id) = &claim.client_id {
+                prune(&mut self.by_client, &(tenant.clone(), client_id.clone()), &uid.to_owned());
+            }
+            for uri in &claim.redirect_uris {
+                prune(&mut self.by_uri, &(tenant.clone(), uri.clone()), &uid.to_owned());
+            }
+        }
+        self.by_secret.get(&claim.secret).into_iter().flatten().filter_map(|(_, other)| self.claimant(other)).collect()
+    }
+}
+
+fn prune<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(set) = map.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            map.remove(key);
+        }
+    }
+}

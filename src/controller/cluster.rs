@@ -1,0 +1,314 @@
+//! Reads and writes in the cluster. Every write is conditional: a writer whose picture is old can never win.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+    core::{DynamicObject, PartialObjectMeta, Status},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{FIELD_MANAGER, FINALIZER, GROUP, ObjectVersion, mark},
+    model::{Class, ExposeSecret, Failure, SecretText},
+    reasons::Reason,
+};
+
+/// Why a pass ends without a report.
+#[derive(Debug, thiserror::Error)]
+pub enum Abort {
+    /// Our picture was old: there is, or will be, a newer one.
+    #[error("the object has changed meanwhile")]
+    Stale,
+    /// The object is gone.
+    #[error("the object is gone")]
+    Gone,
+    /// Another process leads.
+    #[error("another process leads now")]
+    LostLease,
+    /// The API server did not do its part.
+    #[error("{doing}: {source}")]
+    Cluster {
+        /// What we were doing.
+        doing: &'static str,
+        /// What went wrong.
+        source: Box<kube::Error>,
+    },
+}
+
+impl Abort {
+    /// The outcome as a metric label.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Gone => "gone",
+            Self::LostLease => "lost_lease",
+            Self::Cluster { .. } => "cluster_error",
+        }
+    }
+
+    /// What a failed request to the API server means.
+    pub fn of(doing: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |error| match &error {
+            kube::Error::Api(status) if status.is_conflict() => Self::Stale,
+            kube::Error::Api(status) if status.is_not_found() => Self::Gone,
+            _ => Self::Cluster { doing, source: Box::new(error) },
+        }
+    }
+}
+
+/// The object that a pass works on, as it was last seen or written.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// API version and kind.
+    pub kind: &'static str,
+    /// Its namespace; empty for a cluster object.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its resourceVersion.
+    pub resource_version: String,
+    /// Its generation.
+    pub generation: i64,
+}
+
+/// What a Secret is to look like.
+#[derive(Debug)]
+pub struct SecretContent {
+    /// Its keys.
+    pub data: BTreeMap<String, SecretText>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether our object owns it.
+    pub owned: bool,
+}
+
+impl Subject {
+    /// The subject of a pass over `object`.
+    #[must_use]
+    pub fn of<K: Resource<DynamicType = ()>>(kind: &'static str, object: &K) -> Self {
+        Self {
+            kind,
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            uid: object.uid().unwrap_or_default(),
+            resource_version: object.resource_version().unwrap_or_default(),
+            generation: object.meta().generation.unwrap_or_default(),
+        }
+    }
+
+    /// `Kind/namespace/name`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}/{}/{}", self.kind, self.namespace, self.name)
+    }
+
+    fn document(&self, metadata: Value) -> Value {
+        let mut document = json!({ "apiVersion": format!("{GROUP}/v1alpha1"), "kind": self.kind, "metadata": metadata });
+        document["metadata"]["name"] = json!(self.name);
+        document["metadata"]["uid"] = json!(self.uid);
+        document["metadata"]["resourceVersion"] = json!(self.resource_version);
+        document
+    }
+
+    fn saw<K: Resource>(&mut self, object: &K) {
+        self.resource_version = object.resource_version().unwrap_or_default();
+    }
+
+    /// Writes finalizer and tenant, in one patch.
+    ///
+    /// # Errors
+    ///
+    /// When the object has changed, or cannot be written.
+    pub async fn claim<K>(&mut self, api: &Api<K>, tenant: &str) -> Result<(), Abort>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let document = self.document(json!({ "finalizers": [FINALIZER], "annotations": { mark::TENANT: tenant } }));
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let object = api.patch(&self.name, &parameters, &Patch::Apply(&document)).await.map_err(Abort::of("writing the finalizer"))?;
+        self.saw(&object);
+        Ok(())
+    }
+
+    /// Lifts the finalizer, whoever wrote it (a restored object carries that of a backup program).
+    ///
+    /// # Errors
+    ///
+    /// When the object has changed, or cannot be written.
+    pub async fn release<K>(&mut self, api: &Api<K>, finalizers: &[String]) -> Result<(), Abort>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let others: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+        let document = json!({ "metadata": { "uid": self.uid, "resourceVersion": self.resource_version, "finalizers": others } });
+        match api.patch(&self.name, &PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }, &Patch::Merge(&document)).await {
+            Ok(object) => self.saw(&object),
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => return Err(Abort::of("lifting the finalizer")(error)),
+        }
+        Ok(())
+    }
+
+    /// Writes the whole status. The one writer of status.
+    ///
+    /// # Errors
+    ///
+    /// When the object has changed, or cannot be written.
+    pub async fn write_status<K>(&mut self, api: &Api<K>, status: &impl Serialize) -> Result<(), Abort>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let mut document = self.document(json!({}));
+        document["status"] = serde_json::to_value(status)
+            .map_err(|error| Abort::Cluster { doing: "writing status", source: Box::new(kube::Error::SerdeError(error)) })?;
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let object = api.patch_status(&self.name, &parameters, &Patch::Apply(&document)).await.map_err(Abort::of("writing status"))?;
+        self.saw(&object);
+        Ok(())
+    }
+
+    /// Publishes a Secret: `known` is what was last seen under the name, `None` when nothing was there.
+    ///
+    /// A first write is an apply with resourceVersion 1, which creates or conflicts; later ones carry UID and resourceVersion.
+    ///
+    /// # Errors
+    ///
+    /// [`Abort::Stale`] when something else is there than `known`; a [`Failure`] in the inner result when the Secret is refused.
+    pub async fn publish(&self, client: &Client, name: &str, known: Option<&ObjectVersion>, content: &SecretContent) -> Result<Result<ObjectVersion, Failure>, Abort> {
+        let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), &self.namespace);
+        let data: BTreeMap<&String, String> = content.data.iter().map(|(key, value)| (key, STANDARD.encode(value.expose_secret()))).collect();
+        let mut document = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": data,
+            "metadata": { "name": name, "labels": content.labels, "annotations": content.annotations, "resourceVersion": "1" },
+        });
+        if content.owned {
+            document["metadata"]["ownerReferences"] = json!([self.owner_reference()]);
+        }
+        if let Some(known) = known {
+            document["metadata"]["uid"] = json!(known.uid);
+            document["metadata"]["resourceVersion"] = json!(known.resource_version);
+        }
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        match api.patch(name, &parameters, &Patch::Apply(&document)).await {
+            Ok(written) => Ok(Ok(version_of(&written))),
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 413 | 422) => Ok(Err(refusal(&status))),
+            Err(error) => Err(Abort::of("publishing the Secret")(error)),
+        }
+    }
+
+    /// Changes owner and marks of a Secret without touching its data.
+    ///
+    /// # Errors
+    ///
+    /// When the Secret has changed, or cannot be written.
+    pub async fn mark_secret(&self, client: &Client, name: &str, known: &ObjectVersion, metadata: Value) -> Result<ObjectVersion, Abort> {
+        let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), &self.namespace);
+        let mut document = json!({ "metadata": metadata });
+        document["metadata"]["uid"] = json!(known.uid);
+        document["metadata"]["resourceVersion"] = json!(known.resource_version);
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let written = api.patch(name, &parameters, &Patch::Merge(&document)).await.map_err(Abort::of("changing the Secret's owner"))?;
+        Ok(version_of(&written))
+    }
+
+    /// Our owner reference.
+    #[must_use]
+    pub fn owner_reference(&self) -> Value {
+        json!({ "apiVersion": format!("{GROUP}/v1alpha1"), "kind": self.kind, "name": self.name, "uid": self.uid, "controller": true, "blockOwnerDeletion": false })
+    }
+}
+
+fn version_of<K: Resource>(object: &K) -> ObjectVersion {
+    ObjectVersion { uid: object.uid().unwrap_or_default(), resource_version: object.resource_version().unwrap_or_default() }
+}
+
+/// A Secret that the API server refuses. Its words are shown for 403 (quotas, terminating namespaces); a validation error could quote values.
+fn refusal(status: &Status) -> Failure {
+    let fields: Vec<String> = status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.field.clone()).collect();
+    let immutable = status.code == 422 && status.message.contains("immutable");
+    let message = match status.code {
+        403 => format!("the API server refused the Secret: {}", status.message.chars().take(300).collect::<String>()),
+        code => format!("the API server refused the Secret ({code} {}{})", status.reason, if fields.is_empty() { String::new() } else { format!(", about {}", fields.join(", ")) }),
+    };
+    // A namespace that is going away is no fault of anybody.
+    let class = if status.code == 403 { Class::Transient } else { Class::Rejected };
+    let reason = if immutable { Reason::SecretImmutable } else { Reason::SecretRejected };
+    Failure { status: Some(status.code), ..Failure::new("publishing the Secret", class, reason, message) }
+}
+
+/// Metadata of a Secret; `None` when there is none.
+///
+/// # Errors
+///
+/// When the API server does not answer.
+pub async fn secret_metadata(client: &Client, namespace: &str, name: &str) -> Result<Option<PartialObjectMeta<Secret>>, Abort> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    api.get_metadata_opt(name).await.map_err(Abort::of("looking at the Secret"))
+}
+
+/// A Secret's metadata and its values that are text.
+pub type ReadSecret = (kube::api::ObjectMeta, BTreeMap<String, SecretText>);
+
+/// A whole Secret; `None` when there is none.
+///
+/// # Errors
+///
+/// When the API server does not answer.
+pub async fn read_secret(client: &Client, namespace: &str, name: &str) -> Result<Option<ReadSecret>, Abort> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let Some(secret) = api.get_opt(name).await.map_err(Abort::of("reading the Secret"))? else { return Ok(None) };
+    let data = secret.data.unwrap_or_default().into_iter().filter_map(|(key, value)| Some((key, SecretText::from(String::from_utf8(value.0).ok()?)))).collect();
+    Ok(Some((secret.metadata, data)))
+}
+
+/// An event about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Why.
+    pub reason: Reason,
+    /// The note.
+    pub note: String,
+    /// Whether a person should look.
+    pub is_warning: bool,
+}
+
+/// Writes an event. Where the object's namespace takes none any more, it goes to the operator's. A failure is logged: an event is a courtesy.
+pub async fn announce(client: &Client, subject: &Subject, operator_namespace: &str, instance: &str, announcement: &Announcement) {
+    let home = if subject.namespace.is_empty() { operator_namespace } else { &subject.namespace };
+    let namespaces = if home == operator_namespace { vec![home] } else { vec![home, operator_namespace] };
+    for namespace in namespaces {
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kube::core::ApiResource::erase::<k8s_openapi::api::events::v1::Event>(&()));
+        let mut note = announcement.note.clone();
+        note.truncate(note.floor_char_boundary(1000));
+        let event = json!({
+            "apiVersion": "events.k8s.io/v1", "kind": "Event",
+            "metadata": { "generateName": format!("{}.", subject.name.chars().take(200).collect::<String>()), "namespace": namespace },
+            "eventTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(Timestamp::now()),
+            "type": if announcement.is_warning { "Warning" } else { "Normal" },
+            "reason": announcement.reason.as_str(), "action": "Reconcile", "note": note,
+            "reportingController": FIELD_MANAGER, "reportingInstance": instance,
+            "regarding": { "apiVersion": format!("{GROUP}/v1alpha1"), "kind": subject.kind, "namespace": subject.namespace, "name": subject.name, "uid": subject.uid },
+        });
+        let Ok(event) = serde_json::from_value::<DynamicObject>(event) else { return };
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => return,
+            // The namespace is terminating, or gone.
+            Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_not_found() => {}
+            Err(error) => {
+                tracing::warn!(object = %subject.path(), reason = %announcement.reason, %error, "an event could not be written");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What every pass shares.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Client,
+    core::PartialObjectMeta,
+    runtime::reflector::{ObjectRef, Store},
+};
+use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{claims::Claimant, claims::Claims, directory::Directory, leadership::Leadership, versions::Versions};
+use crate::{
+    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider},
+    metrics::Metrics,
+    provider::http::HttpSettings,
+};
+
+/// What was decided at the start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// UID of `kube-system`, which tells clusters apart.
+    pub cluster_uid: String,
+    /// Namespaces to watch; empty: all.
+    pub watch_namespaces: Vec<String>,
+    /// How often everything at the services is looked at; zero: never.
+    pub drift_interval: Duration,
+    /// How long a failing deletion is tried.
+    pub deletion_budget: Duration,
+    /// What all HTTP has in common.
+    pub http: HttpSettings,
+    /// Name of this process in events.
+    pub instance: String,
+}
+
+/// What every pass shares.
+pub struct Context {
+    /// For everything but watches and the lease: without retries, with a read timeout.
+    pub client: Client,
+    /// What was decided at the start.
+    pub settings: Settings,
+    /// Versions of Secrets.
+    pub secrets: Versions,
+    /// Versions of ConfigMaps.
+    pub config_maps: Versions,
+    /// Who claims what.
+    pub claims: Claims,
+    /// The providers, ready to use.
+    pub directory: Directory,
+    /// Labels of namespaces; `None` where they may not be read.
+    pub namespaces: Option<Store<PartialObjectMeta<Namespace>>>,
+    /// Whether this process leads.
+    pub leadership: Arc<Leadership>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is remembered of objects between passes.
+    pub memory: Memory,
+    /// How passes are asked for.
+    pub wake: Wake,
+}
+
+/// What is remembered of objects between passes; losing it costs nothing but time.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<HashMap<String, Remembered>>);
+
+#[derive(Clone, Debug, Default)]
+struct Remembered {
+    checked_at: Option<Timestamp>,
+    repairs: Vec<Timestamp>,
+    woken: bool,
+    cluster_failures: u32,
+}
+
+/// More repairs than this within [`CONTEST_WINDOW`] mean that somebody else writes the Secret too.
+const CONTESTED_AFTER: usize = 5;
+const CONTEST_WINDOW: Duration = Duration::from_secs(600);
+/// First pause between repairs of a contested Secret; doubles with each further one.
+const CONTEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl Memory {
+    fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Remembered) -> T) -> T {
+        change(self.0.lock().entry(uid.to_owned()).or_default())
+    }
+
+    /// When the service was last looked at for this object, if that was in this process.
+    #[must_use]
+    pub fn checked_at(&self, uid: &str) -> Option<Timestamp> {
+        self.0.lock().get(uid)?.checked_at
+    }
+
+    /// The service was looked at.
+    pub fn checked(&self, uid: &str, now: Timestamp) {
+        self.with(uid, |remembered| remembered.checked_at = Some(now));
+    }
+
+    /// Something the object depends on has changed.
+    pub fn wake(&self, uid: &str) {
+        self.with(uid, |remembered| remembered.woken = true);
+    }
+
+    /// Whether something the object depends on has changed since this was last asked; asking answers it.
+    pub fn take_woken(&self, uid: &str) -> bool {
+        self.0.lock().get_mut(uid).is_some_and(|remembered| std::mem::take(&mut remembered.woken))
+    }
+
+    /// Whether something the object depends on has changed.
+    #[must_use]
+    pub fn is_woken(&self, uid: &str) -> bool {
+        self.0.lock().get(uid).is_some_and(|remembered| remembered.woken)
+    }
+
+    /// The Secret was put back.
+    pub fn repaired(&self, uid: &str, now: Timestamp) {
+        self.with(uid, |remembered| {
+            remembered.repairs.retain(|at| now.duration_since(*at).unsigned_abs() < CONTEST_WINDOW);
+            remembered.repairs.push(now);
+        });
+    }
+
+    /// Until when a Secret that is changed again and again is left as it is.
+    #[must_use]
+    pub fn contested_until(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
+        let memory = self.0.lock();
+        let recent: Vec<_> = memory.get(uid)?.repairs.iter().filter(|at| now.duration_since(**at).unsigned_abs() < CONTEST_WINDOW).collect();
+        let beyond = recent.len().checked_sub(CONTESTED_AFTER)?;
+        let pause = CONTEST_PAUSE.saturating_mul(1 << beyond.min(4));
+        recent.last()?.checked_add(pause).ok().filter(|until| *until > now)
+    }
+
+    /// Counts a pass that failed at the API server; says how many in a row.
+    pub fn cluster_failed(&self, uid: &str) -> u32 {
+        self.with(uid, |remembered| {
+            remembered.cluster_failures = remembered.cluster_failures.saturating_add(1);
+            remembered.cluster_failures
+        })
+    }
+
+    /// A pass did not fail at the API server.
+    pub fn cluster_answered(&self, uid: &str) {
+        if let Some(remembered) = self.0.lock().get_mut(uid) {
+            remembered.cluster_failures = 0;
+        }
+    }
+
+    /// The object is gone.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+}
+
+/// How passes are asked for.
+#[derive(Clone, Debug)]
+pub struct Wake {
+    /// Queue of applications.
+    pub applications: UnboundedSender<ObjectRef<AppIdApplication>>,
+    /// Queue of providers.
+    pub providers: UnboundedSender<ObjectRef<IdentityProvider>>,
+    /// Queue of cluster providers.
+    pub cluster_providers: UnboundedSender<ObjectRef<ClusterIdentityProvider>>,
+}
+
+impl Wake {
+    /// Asks for a pass over a claimant. A queue that is closed belongs to a process that ends.
+    pub fn claimant(&self, claimant: &Claimant) {
+        drop(self.applications.send(ObjectRef::new(&claimant.name).within(&claimant.namespace)));
+    }
+}
+
+impl Context {
+    /// Asks for a pass over each, which looks at everything anew.
+    pub fn wake_all(&self, claimants: impl IntoIterator<Item = Claimant>) {
+        let mut seen = HashSet::new();
+        for claimant in claimants {
+            if seen.insert(claimant.uid.clone()) {
+                self.memory.wake(&claimant.uid);
+                self.wake.claimant(&claimant);
+            }
+        }
+    }
+}

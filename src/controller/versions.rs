@@ -1,0 +1,209 @@
+//! Which version of each Secret (or ConfigMap) that concerns us is there: from a metadata-only watch, reduced on arrival.
+//!
+//! Kept are those that we published and those that some object names; every other one is dropped at once, so that
+//! other people's Secrets cost nothing.
+
+use std::collections::{HashMap, HashSet};
+
+use kube::{ResourceExt, core::PartialObjectMeta, runtime::watcher::Event};
+use parking_lot::Mutex;
+
+use crate::api::{ObjectVersion, mark};
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+/// The index of one kind.
+#[derive(Debug, Default)]
+pub struct Versions {
+    state: Mutex<State>,
+    listed: tokio::sync::watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    versions: HashMap<Key, ObjectVersion>,
+    named: HashMap<Key, HashSet<String>>,
+}
+
+/// One watch's view, which tells what vanished while the watch was broken.
+#[derive(Debug, Default)]
+pub struct View {
+    namespace: Option<String>,
+    listed: HashSet<Key>,
+}
+
+impl View {
+    /// The view of a watch over one namespace, or over all.
+    #[must_use]
+    pub fn new(namespace: Option<String>) -> Self {
+        Self { namespace, listed: HashSet::new() }
+    }
+}
+
+impl Versions {
+    /// The version under a name, if it concerns us and is there.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<ObjectVersion> {
+        self.state.lock().versions.get(key).cloned()
+    }
+
+    /// Notes a version that we wrote or read ourselves, which the watch will repeat later.
+    pub fn note(&self, key: Key, version: ObjectVersion) {
+        let mut state = self.state.lock();
+        if state.versions.get(&key).is_none_or(|known| is_newer(&version, known)) {
+            state.versions.insert(key, version);
+        }
+    }
+
+    /// Declares which names an object refers to; replaces what it named before.
+    pub fn name(&self, by: &str, keys: &[Key]) {
+        let mut state = self.state.lock();
+        for namers in state.named.values_mut() {
+            namers.remove(by);
+        }
+        state.named.retain(|_, namers| !namers.is_empty());
+        for key in keys {
+            state.named.entry(key.clone()).or_default().insert(by.to_owned());
+        }
+    }
+
+    /// Who refers to a name.
+    #[must_use]
+    pub fn named_by(&self, key: &Key) -> Vec<String> {
+        self.state.lock().named.get(key).into_iter().flatten().cloned().collect()
+    }
+
+    /// Waits until `watches` watches have listed everything once.
+    pub async fn wait_until_listed(&self, watches: usize) {
+        let mut receiver = self.listed.subscribe();
+        // The sender lives in `self`.
+        drop(receiver.wait_for(|listed| *listed >= watches).await);
+    }
+
+    /// Takes in an event of a watch; returns the names whose version is another now.
+    pub fn absorb<K>(&self, view: &mut View, event: Event<PartialObjectMeta<K>>) -> Vec<Key> {
+        match event {
+            Event::Init => {
+                view.listed.clear();
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                let changed = self.apply(&object);
+                if let Some(key) = key_of(&object).filter(|key| self.state.lock().versions.contains_key(key)) {
+                    view.listed.insert(key);
+                }
+                changed.into_iter().collect()
+            }
+            Event::InitDone => {
+                let gone = self.vanished(view);
+                view.listed = HashSet::new();
+                self.listed.send_modify(|listed| *listed += 1);
+                gone
+            }
+            Event::Apply(object) => self.apply(&object).into_iter().collect(),
+            Event::Delete(object) => {
+                let Some(key) = key_of(&object) else { return Vec::new() };
+                let mut state = self.state.lock();
+                let is_same = state.versions.get(&key).is_some_and(|known| Some(&known.uid) == object.metadata.uid.as_ref());
+                if is_same { state.versions.remove(&key).map(|_| key).into_iter().collect() } else { Vec::new() }
+            }
+        }
+    }
+
+    fn apply<K>(&self, object: &PartialObjectMeta<K>) -> Option<Key> {
+        let key = key_of(object)?;
+        let version = ObjectVersion { uid: object.uid()?, resource_version: object.resource_version()? };
+        let mut state = self.state.lock();
+        let concerns_us = object.labels().contains_key(mark::KIND) || state.named.contains_key(&key) || state.versions.contains_key(&key);
+        if !concerns_us {
+            return None;
+        }
+        let is_news = state.versions.get(&key).is_none_or(|known| is_newer(&version, known));
+        is_news.then(|| state.versions.insert(key.clone(), version));
+        is_news.then_some(key)
+    }
+
+    fn vanished(&self, view: &View) -> Vec<Key> {
+        let mut state = self.state.lock();
+        let gone: Vec<Key> = state
+            .versions
+            .keys()
+            .filter(|key| view.namespace.as_ref().is_none_or(|namespace| *namespace == key.0) && !view.listed.contains(*key))
+            .cloned()
+            .collect();
+        for key in &gone {
+            state.versions.remove(key);
+        }
+        gone
+    }
+}
+
+fn key_of<K>(object: &PartialObjectMeta<K>) -> Option<Key> {
+    Some((object.namespace()?, object.metadata.name.clone()?))
+}
+
+/// Whether `version` is later than `known`. Resource versions are numbers of one counter (Kubernetes API concepts, since 1.35); where they
+/// are not, whatever comes last counts.
+fn is_newer(version: &ObjectVersion, known: &ObjectVersion) -> bool {
+    match (version.resource_version.parse::<u64>(), known.resource_version.parse::<u64>()) {
+        (Ok(version), Ok(known)) => version > known,
+        _ => version != known,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Secret;
+
+    fn secret(name: &str, version: u64, ours: bool) -> PartialObjectMeta<Secret> {
+        let labels = if ours { serde_json::json!({ mark::KIND: "AppIdApplication" }) } else { serde_json::json!({}) };
+        serde_json::from_value(serde_json::json!({ "metadata": { "namespace": "ns", "name": name, "uid": format!("uid-{name}"), "resourceVersion": version.to_string(), "labels": labels } }))
+            .expect("valid metadata")
+    }
+
+    fn key(name: &str) -> Key {
+        ("ns".into(), name.into())
+    }
+
+    #[test]
+    fn only_our_own_and_named_secrets_are_kept() {
+        let (versions, mut view) = (Versions::default(), View::new(None));
+        versions.name("provider", &[key("credential")]);
+        for object in [secret("ours", 5, true), secret("credential", 6, false), secret("foreign", 7, false)] {
+            versions.absorb(&mut view, Event::Apply(object));
+        }
+        assert!(versions.get(&key("ours")).is_some() && versions.get(&key("credential")).is_some());
+        assert!(versions.get(&key("foreign")).is_none());
+    }
+
+    #[test]
+    fn our_own_write_is_not_news_when_the_watch_repeats_it_and_an_older_event_does_not_turn_it_back() {
+        let (versions, mut view) = (Versions::default(), View::new(None));
+        versions.note(key("ours"), ObjectVersion { uid: "uid-ours".into(), resource_version: "9".into() });
+        assert!(versions.absorb(&mut view, Event::Apply(secret("ours", 8, true))).is_empty());
+        assert!(versions.absorb(&mut view, Event::Apply(secret("ours", 9, true))).is_empty());
+        assert_eq!(versions.absorb(&mut view, Event::Apply(secret("ours", 10, true))), [key("ours")]);
+    }
+
+    #[test]
+    fn what_vanished_while_the_watch_was_broken_is_noticed_in_its_own_namespace_only() {
+        let (versions, mut view) = (Versions::default(), View::new(Some("ns".into())));
+        versions.note(("other".into(), "x".into()), ObjectVersion { uid: "u".into(), resource_version: "1".into() });
+        versions.absorb(&mut view, Event::Apply(secret("a", 1, true)));
+        versions.absorb(&mut view, Event::Apply(secret("b", 2, true)));
+        versions.absorb(&mut view, Event::Init);
+        versions.absorb(&mut view, Event::InitApply(secret("b", 2, true)));
+        assert_eq!(versions.absorb::<Secret>(&mut view, Event::InitDone), [key("a")]);
+        assert!(versions.get(&("other".into(), "x".into())).is_some());
+    }
+
+    #[test]
+    fn the_deletion_of_a_former_secret_of_that_name_does_not_hide_the_new_one() {
+        let (versions, mut view) = (Versions::default(), View::new(None));
+        versions.note(key("ours"), ObjectVersion { uid: "uid-new".into(), resource_version: "9".into() });
+        assert!(versions.absorb(&mut view, Event::Delete(secret("ours", 8, true))).is_empty());
+        assert!(versions.get(&key("ours")).is_some());
+    }
+}
