@@ -17,7 +17,7 @@ const MEBIBYTE: usize = 1024 * 1024;
 fn with_body(answer: Answer, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
+    *response.headers_mut() = *answer.headers;
     response
 }
 

@@ -44,7 +44,7 @@ enum Error {
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
     #[error("cannot understand {}", .0.display())]
-    Parse(PathBuf, #[source] serde_saphyr::Error),
+    Parse(PathBuf, #[source] Box<serde_saphyr::Error>),
     #[error("cannot write {}", .0.display())]
     Write(PathBuf, #[source] io::Error),
     #[error(transparent)]
@@ -120,7 +120,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
 fn read_seed(path: &Path) -> Result<Seed, Error> {
     let text =
         std::fs::read_to_string(path).map_err(|error| Error::Read(path.to_owned(), error))?;
-    serde_saphyr::from_str(&text).map_err(|error| Error::Parse(path.to_owned(), error))
+    serde_saphyr::from_str(&text).map_err(|error| Error::Parse(path.to_owned(), Box::new(error)))
 }
 
 fn print_urls(simulator: &Simulator) -> io::Result<()> {

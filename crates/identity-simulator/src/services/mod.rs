@@ -50,7 +50,8 @@ pub(crate) struct Route {
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+    /// Boxed, because an answer is also what a refused call returns as its error.
+    pub(crate) headers: Box<HeaderMap>,
     pub(crate) body: Vec<u8>,
     /// Whether the state was changed.
     pub(crate) committed: bool,
@@ -194,7 +195,7 @@ impl Answer {
     pub(crate) fn empty(status: StatusCode) -> Self {
         Self {
             status,
-            headers: HeaderMap::new(),
+            headers: Box::default(),
             body: Vec::new(),
             committed: false,
         }
