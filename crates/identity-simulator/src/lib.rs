@@ -5,6 +5,23 @@
 //! documents leave open is a position of [`Switches`]; what goes wrong in networks is a [`Rule`] with an [`Action`]; everything that was
 //! called stands in the journal; every secret value carries a mark ([`canaries`]).
 //!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use identity_simulator::{Action, KeySeed, Options, Rule, Simulator, TenantSeed, When};
+//!
+//! let simulator = Simulator::start(Options::default()).await?;
+//! let control = simulator.control();
+//! let tenant = control.add_tenant(&TenantSeed::default()).await?;
+//! let key = control.add_key(&KeySeed::default()).await?;
+//! let lost = Rule::next("app_id.applications.create", Action::Drop { when: When::AfterCommit });
+//! let fault = control.inject(&lost).await?;
+//! // … the client registers an application and hears nothing …
+//! control.wait_for_fault(fault.id).await?;
+//! assert_eq!(control.applications(&tenant.id).await?.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! To be read in this order: `model` (what there is), `services` (what it says), `exchange` (one call and what may happen to it),
 //! `control` and `client` (how tests steer it), `simulator` (how it starts).
 

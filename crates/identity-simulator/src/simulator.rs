@@ -19,7 +19,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// How to start a simulator.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the services listen. Port 0: free ports. Another port: that one and those after it, in the order of [`Urls`].
+    /// Where the services listen. Port 0: free ports. Another port: that one for IAM, and those after it for the regions as given, `noted`,
+    /// `noted_plain`, `other_authority`, `expired`, `wrong_host`.
     pub listen: SocketAddr,
     /// Where the control API listens.
     pub control: SocketAddr,

@@ -1,6 +1,7 @@
 // IBM's Node SDK, unchanged, with what a Secret of the operator holds: clientId, secret, oauthServerUrl come from the environment, where the
 // SDK itself looks for them. TokenManager fetches and checks a client-credentials token; APIStrategy (passport) then lets it in, and
-// keeps out a token that was tampered with. NODE_EXTRA_CA_CERTS names the authority to trust, NODE_PATH where the SDK is installed.
+// keeps out a token that was tampered with. NODE_EXTRA_CA_CERTS names the authority to trust. hack/sdk.sh installs the SDK beside a copy of
+// this file.
 "use strict";
 
 const http = require("node:http");
