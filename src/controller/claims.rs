@@ -121,7 +121,12 @@ impl Claims {
     #[must_use]
     pub fn holder(&self, tenant: &str, client_id: &ClientId, except: &str) -> Option<Claimant> {
         let state = self.0.lock();
-        state.by_client.get(&(tenant.to_owned(), client_id.clone()))?.iter().filter(|uid| *uid != except).find_map(|uid| state.claimant(uid))
+        state
+            .by_client
+            .get(&(tenant.to_owned(), client_id.clone()))?
+            .iter()
+            .filter(|uid| *uid != except)
+            .find_map(|uid| state.claimant(uid))
     }
 
     /// For each entry: another live object on the tenant that lists it, if there is one.
@@ -131,7 +136,8 @@ impl Claims {
         entries
             .filter_map(|entry| {
                 let lists = state.by_uri.get(&(tenant.to_owned(), entry.clone()))?;
-                let heir = lists.iter().filter(|uid| *uid != except).find_map(|uid| state.by_uid.get(uid).filter(|claim| !claim.deleting))?;
+                let heir =
+                    lists.iter().filter(|uid| *uid != except).find_map(|uid| state.by_uid.get(uid).filter(|claim| !claim.deleting))?;
                 Some((entry.clone(), heir.claimant.clone()))
             })
             .collect()
@@ -142,6 +148,18 @@ impl Claims {
     pub fn of_provider(&self, provider: &ProviderKey) -> Vec<Claimant> {
         let state = self.0.lock();
         state.by_provider.get(provider).into_iter().flatten().filter_map(|uid| state.claimant(uid)).collect()
+    }
+
+    /// Who in a namespace uses a cluster provider.
+    #[must_use]
+    pub fn of_cluster_providers_in(&self, namespace: &str) -> Vec<Claimant> {
+        let state = self.0.lock();
+        let cluster_wide = state.by_provider.iter().filter(|(provider, _)| provider.kind == ProviderKind::ClusterIdentityProvider);
+        cluster_wide
+            .flat_map(|(_, uids)| uids)
+            .filter_map(|uid| state.claimant(uid))
+            .filter(|claimant| claimant.namespace == namespace)
+            .collect()
     }
 
     /// Whether an object of that UID lives.

@@ -97,13 +97,20 @@ impl Subject {
     /// The subject of a pass over `object`.
     #[must_use]
     pub fn of<K: Resource<DynamicType = ()>>(kind: &'static str, object: &K) -> Self {
+        Self::of_metadata(kind, object.meta())
+    }
+
+    /// The same, when only metadata is known.
+    #[must_use]
+    pub fn of_metadata(kind: &'static str, metadata: &kube::api::ObjectMeta) -> Self {
+        let metadata = metadata.clone();
         Self {
             kind,
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
-            uid: object.uid().unwrap_or_default(),
-            resource_version: object.resource_version().unwrap_or_default(),
-            generation: object.meta().generation.unwrap_or_default(),
+            namespace: metadata.namespace.unwrap_or_default(),
+            name: metadata.name.unwrap_or_default(),
+            uid: metadata.uid.unwrap_or_default(),
+            resource_version: metadata.resource_version.unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
         }
     }
 
@@ -152,7 +159,14 @@ impl Subject {
     {
         let others: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
         let document = json!({ "metadata": { "uid": self.uid, "resourceVersion": self.resource_version, "finalizers": others } });
-        match api.patch(&self.name, &PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }, &Patch::Merge(&document)).await {
+        match api
+            .patch(
+                &self.name,
+                &PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() },
+                &Patch::Merge(&document),
+            )
+            .await
+        {
             Ok(object) => self.saw(&object),
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => return Err(Abort::of("lifting the finalizer")(error)),
@@ -185,9 +199,16 @@ impl Subject {
     /// # Errors
     ///
     /// [`Abort::Stale`] when something else is there than `known`; a [`Failure`] in the inner result when the Secret is refused.
-    pub async fn publish(&self, client: &Client, name: &str, known: Option<&ObjectVersion>, content: &SecretContent) -> Result<Result<ObjectVersion, Failure>, Abort> {
+    pub async fn publish(
+        &self,
+        client: &Client,
+        name: &str,
+        known: Option<&ObjectVersion>,
+        content: &SecretContent,
+    ) -> Result<Result<ObjectVersion, Failure>, Abort> {
         let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), &self.namespace);
-        let data: BTreeMap<&String, String> = content.data.iter().map(|(key, value)| (key, STANDARD.encode(value.expose_secret()))).collect();
+        let data: BTreeMap<&String, String> =
+            content.data.iter().map(|(key, value)| (key, STANDARD.encode(value.expose_secret()))).collect();
         let mut document = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": data,
             "metadata": { "name": name, "labels": content.labels, "annotations": content.annotations, "resourceVersion": "1" },
@@ -239,7 +260,11 @@ fn refusal(status: &Status) -> Failure {
     let immutable = status.code == 422 && status.message.contains("immutable");
     let message = match status.code {
         403 => format!("the API server refused the Secret: {}", status.message.chars().take(300).collect::<String>()),
-        code => format!("the API server refused the Secret ({code} {}{})", status.reason, if fields.is_empty() { String::new() } else { format!(", about {}", fields.join(", ")) }),
+        code => format!(
+            "the API server refused the Secret ({code} {}{})",
+            status.reason,
+            if fields.is_empty() { String::new() } else { format!(", about {}", fields.join(", ")) }
+        ),
     };
     // A namespace that is going away is no fault of anybody.
     let class = if status.code == 403 { Class::Transient } else { Class::Rejected };
@@ -268,7 +293,12 @@ pub type ReadSecret = (kube::api::ObjectMeta, BTreeMap<String, SecretText>);
 pub async fn read_secret(client: &Client, namespace: &str, name: &str) -> Result<Option<ReadSecret>, Abort> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let Some(secret) = api.get_opt(name).await.map_err(Abort::of("reading the Secret"))? else { return Ok(None) };
-    let data = secret.data.unwrap_or_default().into_iter().filter_map(|(key, value)| Some((key, SecretText::from(String::from_utf8(value.0).ok()?)))).collect();
+    let data = secret
+        .data
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, SecretText::from(String::from_utf8(value.0).ok()?))))
+        .collect();
     Ok(Some((secret.metadata, data)))
 }
 
@@ -288,7 +318,8 @@ pub async fn announce(client: &Client, subject: &Subject, operator_namespace: &s
     let home = if subject.namespace.is_empty() { operator_namespace } else { &subject.namespace };
     let namespaces = if home == operator_namespace { vec![home] } else { vec![home, operator_namespace] };
     for namespace in namespaces {
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kube::core::ApiResource::erase::<k8s_openapi::api::events::v1::Event>(&()));
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(client.clone(), namespace, &kube::core::ApiResource::erase::<k8s_openapi::api::events::v1::Event>(&()));
         let mut note = announcement.note.clone();
         note.truncate(note.floor_char_boundary(1000));
         let event = json!({

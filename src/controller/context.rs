@@ -130,7 +130,8 @@ impl Memory {
     #[must_use]
     pub fn contested_until(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
         let memory = self.0.lock();
-        let recent: Vec<_> = memory.get(uid)?.repairs.iter().filter(|at| now.duration_since(**at).unsigned_abs() < CONTEST_WINDOW).collect();
+        let recent: Vec<_> =
+            memory.get(uid)?.repairs.iter().filter(|at| now.duration_since(**at).unsigned_abs() < CONTEST_WINDOW).collect();
         let beyond = recent.len().checked_sub(CONTESTED_AFTER)?;
         let pause = CONTEST_PAUSE.saturating_mul(1 << beyond.min(4));
         recent.last()?.checked_add(pause).ok().filter(|until| *until > now)
@@ -144,9 +145,9 @@ impl Memory {
         })
     }
 
-    /// A pass did not fail at the API server.
-    pub fn cluster_answered(&self, uid: &str) {
-        if let Some(remembered) = self.0.lock().get_mut(uid) {
+    /// A pass did not fail at the API server, if `answered`.
+    pub fn cluster_answered_if(&self, uid: &str, answered: bool) {
+        if let Some(remembered) = self.0.lock().get_mut(uid).filter(|_| answered) {
             remembered.cluster_failures = 0;
         }
     }

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     api::{
-        AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClusterIdentityProvider, IamProvider, IdentityProvider, NamespacesFrom, ObjectVersion,
-        Permits as PermitsSpec, ProviderKind, ProviderVersion, mark,
+        AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClusterIdentityProvider, IamProvider, IdentityProvider,
+        NamespacesFrom, ObjectVersion, Permits as PermitsSpec, ProviderKind, ProviderVersion, mark,
     },
     metrics::Metrics,
     model::{ExposeSecret, Failure, SecretText, TenantIdentity},
@@ -121,7 +121,11 @@ impl Specification {
     pub fn of_provider(object: &IdentityProvider) -> Self {
         let spec = object.spec.clone();
         Self {
-            key: ProviderKey { kind: ProviderKind::IdentityProvider, namespace: object.namespace().unwrap_or_default(), name: object.name_any() },
+            key: ProviderKey {
+                kind: ProviderKind::IdentityProvider,
+                namespace: object.namespace().unwrap_or_default(),
+                name: object.name_any(),
+            },
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
             app_id: spec.app_id,
@@ -150,7 +154,12 @@ impl Specification {
 
     fn secret_names(&self) -> Vec<&str> {
         let binding = self.app_id.as_ref().and_then(|app_id| app_id.binding.as_ref()).map(|binding| binding.secret_ref.name.as_str());
-        let app_id_key = self.app_id.as_ref().and_then(|app_id| app_id.iam.as_ref()).and_then(|iam| iam.api_key.as_ref()).map(|key| key.secret_ref.name.as_str());
+        let app_id_key = self
+            .app_id
+            .as_ref()
+            .and_then(|app_id| app_id.iam.as_ref())
+            .and_then(|iam| iam.api_key.as_ref())
+            .map(|key| key.secret_ref.name.as_str());
         let iam_key = self.iam.as_ref().map(|iam| iam.api_key.secret_ref.name.as_str());
         let ca = self.ca_bundle.as_ref().and_then(|ca| ca.secret_ref.as_ref()).map(|reference| reference.name.as_str());
         [binding, app_id_key, iam_key, ca].into_iter().flatten().collect()
@@ -179,7 +188,13 @@ impl Directory {
     /// # Errors
     ///
     /// When the API server does not answer; then everything stays as it is.
-    pub async fn load(&self, client: &Client, secrets: &Versions, config_maps: &Versions, specification: &Specification) -> Result<bool, Abort> {
+    pub async fn load(
+        &self,
+        client: &Client,
+        secrets: &Versions,
+        config_maps: &Versions,
+        specification: &Specification,
+    ) -> Result<bool, Abort> {
         let home = self.home(&specification.key);
         let name = index_name(&specification.key);
         // Named first, read second: whatever changes in between is reported by the watch.
@@ -212,8 +227,11 @@ impl Directory {
             let next = connection.map(Arc::new);
             entry.replace(next);
         }
-        let budgets: Vec<(String, Option<TenantIdentity>, Budget)> =
-            entries.values().filter_map(|entry| entry.current.as_ref().ok()).map(|connection| (connection.host.clone(), connection.tenant.clone(), connection.budget)).collect();
+        let budgets: Vec<(String, Option<TenantIdentity>, Budget)> = entries
+            .values()
+            .filter_map(|entry| entry.current.as_ref().ok())
+            .map(|connection| (connection.host.clone(), connection.tenant.clone(), connection.budget))
+            .collect();
         for connection in entries.values().filter_map(|entry| entry.current.as_ref().ok()) {
             if let Service::AppId(app_id) = &connection.service {
                 let alike = budgets.iter().filter(|(host, tenant, _)| *host == connection.host && *tenant == connection.tenant);
@@ -279,10 +297,14 @@ impl Directory {
             Err(problem) => return ProviderView::Unusable(problem),
         };
         let (Service::AppId(_), Some(tenant)) = (&connection.service, &connection.tenant) else {
-            return ProviderView::Unusable(Problem::new(Reason::ProviderServiceMismatch, "the provider is for IAM; an AppIdApplication needs one with appId"));
+            return ProviderView::Unusable(Problem::new(
+                Reason::ProviderServiceMismatch,
+                "the provider is for IAM; an AppIdApplication needs one with appId",
+            ));
         };
         let entries = self.entries.lock();
-        let access = entries.get(key).and_then(|entry| entry.specification.as_ref()).and_then(|specification| specification.access.as_ref());
+        let access =
+            entries.get(key).and_then(|entry| entry.specification.as_ref()).and_then(|specification| specification.access.as_ref());
         ProviderView::Usable {
             tenant: tenant.clone(),
             namespace_is_allowed: access.is_none_or(|(allowed, _)| is_allowed(allowed, namespace, labels)),
@@ -317,7 +339,13 @@ impl Directory {
         Ok(self.assemble(specification, &read, ca_from_map.as_ref()))
     }
 
-    async fn read_secret(&self, client: &Client, secrets: &Versions, home: &str, name: &str) -> Result<Result<ReadCredential, Problem>, Abort> {
+    async fn read_secret(
+        &self,
+        client: &Client,
+        secrets: &Versions,
+        home: &str,
+        name: &str,
+    ) -> Result<Result<ReadCredential, Problem>, Abort> {
         let key = (home.to_owned(), name.to_owned());
         if let (Some(current), Some(kept)) = (secrets.get(&key), self.credentials.lock().get(&key).cloned())
             && current == kept.version
@@ -329,9 +357,13 @@ impl Directory {
             return Ok(Err(missing("Secret", name, None)));
         };
         if metadata.labels.iter().flatten().any(|(label, _)| label == "cloudidentity.dev/state") {
-            return Ok(Err(Problem::new(Reason::SecretReferenceRefused, format!("the Secret {name} holds the operator's own state and may not be referred to"))));
+            return Ok(Err(Problem::new(
+                Reason::SecretReferenceRefused,
+                format!("the Secret {name} holds the operator's own state and may not be referred to"),
+            )));
         }
-        let version = ObjectVersion { uid: metadata.uid.unwrap_or_default(), resource_version: metadata.resource_version.unwrap_or_default() };
+        let version =
+            ObjectVersion { uid: metadata.uid.unwrap_or_default(), resource_version: metadata.resource_version.unwrap_or_default() };
         secrets.note(key.clone(), version.clone());
         let changes = metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref()).map(|time| time.0);
         let changed_at = changes.max().or(metadata.creation_timestamp.map(|time| time.0));
@@ -340,10 +372,18 @@ impl Directory {
         Ok(Ok(read))
     }
 
-    fn assemble(&self, specification: &Specification, read: &HashMap<String, ReadCredential>, ca_from_map: Option<&BTreeMap<String, String>>) -> Result<Connection, Problem> {
+    fn assemble(
+        &self,
+        specification: &Specification,
+        read: &HashMap<String, ReadCredential>,
+        ca_from_map: Option<&BTreeMap<String, String>>,
+    ) -> Result<Connection, Problem> {
         let ca = ca_bundle(specification, read, ca_from_map)?;
         let budget = specification.budget.as_ref().map_or(Budget::DEFAULT, |spec| Budget {
-            requests_per_second: spec.requests_per_second.and_then(|rate| u32::try_from(rate).ok()).unwrap_or(Budget::DEFAULT.requests_per_second),
+            requests_per_second: spec
+                .requests_per_second
+                .and_then(|rate| u32::try_from(rate).ok())
+                .unwrap_or(Budget::DEFAULT.requests_per_second),
             concurrency: spec.concurrency.and_then(|in_flight| u32::try_from(in_flight).ok()).unwrap_or(Budget::DEFAULT.concurrency),
         });
         match (&specification.app_id, &specification.iam) {
@@ -353,7 +393,13 @@ impl Directory {
         }
     }
 
-    fn app_id(&self, spec: &AppIdProvider, read: &HashMap<String, ReadCredential>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
+    fn app_id(
+        &self,
+        spec: &AppIdProvider,
+        read: &HashMap<String, ReadCredential>,
+        ca: Option<&[u8]>,
+        budget: Budget,
+    ) -> Result<Connection, Problem> {
         let (origin, tenant_id, api_key, source) = if let Some(binding) = &spec.binding {
             let source = credential(read, &binding.secret_ref.name)?;
             let key = binding.secret_ref.key.as_deref().unwrap_or("binding");
@@ -364,7 +410,9 @@ impl Directory {
             let parsed = parsed.map_err(|failure| problem_of(&failure))?;
             (parsed.origin, parsed.tenant_id, parsed.api_key, source)
         } else {
-            let (Some(url), Some(tenant_id), Some(key)) = (&spec.url, &spec.tenant_id, spec.iam.as_ref().and_then(|iam| iam.api_key.as_ref())) else {
+            let (Some(url), Some(tenant_id), Some(key)) =
+                (&spec.url, &spec.tenant_id, spec.iam.as_ref().and_then(|iam| iam.api_key.as_ref()))
+            else {
                 return Err(Problem::new(Reason::InvalidSpec, "set either binding, or url, tenantId and iam.apiKey"));
             };
             let source = credential(read, &key.secret_ref.name)?;
@@ -383,8 +431,15 @@ impl Directory {
                 revived(&mut known.admissions, &place, || Gate::new(PASSES)),
             )
         };
-        let tenant = Tenant::new("app_id", shared.gate.clone(), &self.http, ca, self.metrics.clone()).map_err(|failure| problem_of(&failure))?;
-        let fingerprint = fingerprint(&[host.as_bytes(), tenant_id.as_bytes(), &iam_fingerprint, &budget.requests_per_second.to_be_bytes(), &budget.concurrency.to_be_bytes()]);
+        let tenant =
+            Tenant::new("app_id", shared.gate.clone(), &self.http, ca, self.metrics.clone()).map_err(|failure| problem_of(&failure))?;
+        let fingerprint = fingerprint(&[
+            host.as_bytes(),
+            tenant_id.as_bytes(),
+            &iam_fingerprint,
+            &budget.requests_per_second.to_be_bytes(),
+            &budget.concurrency.to_be_bytes(),
+        ]);
         let identity = TenantIdentity::app_id(&tenant_id);
         Ok(Connection {
             service: Service::AppId(Arc::new(AppId::new(tenant, origin, tenant_id, iam, shared))),
@@ -397,7 +452,13 @@ impl Directory {
         })
     }
 
-    fn iam_service(&self, spec: &IamProvider, read: &HashMap<String, ReadCredential>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
+    fn iam_service(
+        &self,
+        spec: &IamProvider,
+        read: &HashMap<String, ReadCredential>,
+        ca: Option<&[u8]>,
+        budget: Budget,
+    ) -> Result<Connection, Problem> {
         let source = credential(read, &spec.api_key.secret_ref.name)?;
         let key = api_key(source, spec.api_key.secret_ref.key.as_deref(), &spec.api_key.secret_ref.name)?;
         let url = self.origin("checking the address of IAM", spec.url.as_ref().map_or(iam::DEFAULT_URL, |url| url.0.as_str()))?;
@@ -413,7 +474,14 @@ impl Directory {
         })
     }
 
-    fn iam(&self, url: &Url, api_key: SecretText, source: &ReadCredential, ca: Option<&[u8]>, budget: Budget) -> Result<(Arc<Iam>, [u8; 32]), Problem> {
+    fn iam(
+        &self,
+        url: &Url,
+        api_key: SecretText,
+        source: &ReadCredential,
+        ca: Option<&[u8]>,
+        budget: Budget,
+    ) -> Result<(Arc<Iam>, [u8; 32]), Problem> {
         let fingerprint = fingerprint(&[url.as_str().as_bytes(), api_key.expose_secret().as_bytes(), ca.unwrap_or_default()]);
         let mut shared = self.shared.lock();
         if let Some(iam) = shared.iams.get(&fingerprint).and_then(Weak::upgrade) {
@@ -451,7 +519,12 @@ fn revived<K: std::hash::Hash + Eq + Clone, V>(known: &mut HashMap<K, Weak<V>>, 
     value
 }
 
-async fn read_config_map(client: &Client, config_maps: &Versions, home: &str, name: &str) -> Result<Option<BTreeMap<String, String>>, Abort> {
+async fn read_config_map(
+    client: &Client,
+    config_maps: &Versions,
+    home: &str,
+    name: &str,
+) -> Result<Option<BTreeMap<String, String>>, Abort> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), home);
     let Some(map) = api.get_opt(name).await.map_err(Abort::of("reading the ConfigMap"))? else { return Ok(None) };
     config_maps.note(
@@ -522,7 +595,9 @@ fn is_allowed(allowed: &AllowedNamespaces, namespace: &str, labels: Option<&BTre
         NamespacesFrom::All => true,
         NamespacesFrom::Listed => allowed.names.iter().flatten().any(|name| name == namespace),
         NamespacesFrom::Selected => match (&allowed.selector, labels) {
-            (Some(selector), Some(labels)) => !selector.match_labels.is_empty() && selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value)),
+            (Some(selector), Some(labels)) => {
+                !selector.match_labels.is_empty() && selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            }
             _ => false,
         },
         NamespacesFrom::None | NamespacesFrom::Unknown => false,

@@ -62,7 +62,12 @@ impl Leadership {
     }
 
     fn elected(until: Instant) -> Arc<Self> {
-        Arc::new(Self { until: Some(Mutex::new(until)), since: Mutex::new(Timestamp::now()), creates: AtomicUsize::new(0), creates_done: Notify::new() })
+        Arc::new(Self {
+            until: Some(Mutex::new(until)),
+            since: Mutex::new(Timestamp::now()),
+            creates: AtomicUsize::new(0),
+            creates_done: Notify::new(),
+        })
     }
 
     /// Whether this process leads right now.
@@ -103,6 +108,12 @@ impl Leadership {
 
     fn give_up_at(&self) -> Instant {
         self.until.as_ref().map_or_else(Instant::now, |until| *until.lock())
+    }
+}
+
+impl crate::provider::Fence for Leadership {
+    fn holds(&self) -> bool {
+        Self::holds(self)
     }
 }
 
@@ -148,7 +159,8 @@ impl Candidate {
     async fn try_acquire(&self, seen: &mut Option<(String, Instant)>) -> kube::Result<Option<Lease>> {
         let parameters = PostParams::default();
         let Some(mut lease) = self.api.get_opt(LEASE_NAME).await? else {
-            let lease = Lease { metadata: ObjectMeta { name: Some(LEASE_NAME.into()), ..ObjectMeta::default() }, spec: Some(self.spec(None)) };
+            let lease =
+                Lease { metadata: ObjectMeta { name: Some(LEASE_NAME.into()), ..ObjectMeta::default() }, spec: Some(self.spec(None)) };
             return lost_race(self.api.create(&parameters, &lease).await);
         };
         let version = lease.metadata.resource_version.clone().unwrap_or_default();
@@ -157,7 +169,8 @@ impl Candidate {
         }
         let spec = lease.spec.take().unwrap_or_default();
         let holder = spec.holder_identity.as_deref().unwrap_or_default();
-        let duration = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(LEASE_DURATION, Duration::from_secs);
+        let duration =
+            spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(LEASE_DURATION, Duration::from_secs);
         let is_stale = seen.as_ref().is_some_and(|(_, at)| at.elapsed() > duration);
         if !holder.is_empty() && holder != self.identity && !is_stale {
             return Ok(None);
@@ -201,7 +214,11 @@ impl Candidate {
                     leadership.extend(started + RENEW_DEADLINE);
                 }
                 Ok(Err(kube::Error::Api(status))) if status.is_conflict() => match self.api.get(LEASE_NAME).await {
-                    Ok(current) if current.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(self.identity.as_str()) => lease = current,
+                    Ok(current)
+                        if current.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(self.identity.as_str()) =>
+                    {
+                        lease = current
+                    }
                     Ok(_) => {
                         tracing::error!("another process took the lease");
                         leadership.extend(started);

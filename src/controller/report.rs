@@ -27,7 +27,11 @@ impl<'a> Conditions<'a> {
     }
 
     fn set(&mut self, type_: &str, status: &str, reason: Reason, message: &str) {
-        let since = self.former.iter().find(|former| former.type_ == type_ && former.status == status).map(|former| former.last_transition_time.clone());
+        let since = self
+            .former
+            .iter()
+            .find(|former| former.type_ == type_ && former.status == status)
+            .map(|former| former.last_transition_time.clone());
         self.list.push(Condition {
             type_: type_.to_owned(),
             status: status.to_owned(),
@@ -50,7 +54,9 @@ impl<'a> Conditions<'a> {
         self.set("Ready", &status, problem.reason, &problem.message);
         match problem.reason.outlook() {
             Outlook::NeedsChange => self.set("Stalled", "True", problem.reason, &problem.message),
-            Outlook::Good | Outlook::Retried | Outlook::Waits if problem.reason != Reason::Suspended => self.set("Reconciling", "True", problem.reason, &problem.message),
+            Outlook::Good | Outlook::Retried | Outlook::Waits if problem.reason != Reason::Suspended => {
+                self.set("Reconciling", "True", problem.reason, &problem.message)
+            }
             _ => {}
         }
         self
@@ -89,7 +95,11 @@ pub fn announcement_of_change(former: &[Condition], now: &[Condition]) -> Option
     let quiet = [Reason::InProgress, Reason::Deleting, Reason::Suspended].map(Reason::as_str);
     let had_problem = before.as_ref().is_some_and(|before| before.status != "True" && !quiet.contains(&before.reason.as_str()));
     if after.status == "True" {
-        return had_problem.then(|| Announcement { reason: Reason::Recovered, note: Reason::Recovered.advice().to_owned(), is_warning: false });
+        return had_problem.then(|| Announcement {
+            reason: Reason::Recovered,
+            note: Reason::Recovered.advice().to_owned(),
+            is_warning: false,
+        });
     }
     let is_same = before.is_some_and(|before| before.status == after.status && before.reason == after.reason);
     if is_same || quiet.contains(&after.reason.as_str()) {
@@ -129,8 +139,10 @@ mod tests {
 
     #[test]
     fn only_a_new_problem_and_recovery_are_announced() {
-        let list = |reason: Option<Reason>| Conditions::new(&[], 1, at(1)).ready(reason.map(|reason| Problem::new(reason, "m")).as_ref()).finish();
-        let change = |from: &[Condition], to: Option<Reason>| announcement_of_change(from, &list(to)).map(|announcement| announcement.reason);
+        let list =
+            |reason: Option<Reason>| Conditions::new(&[], 1, at(1)).ready(reason.map(|reason| Problem::new(reason, "m")).as_ref()).finish();
+        let change =
+            |from: &[Condition], to: Option<Reason>| announcement_of_change(from, &list(to)).map(|announcement| announcement.reason);
         assert_eq!(change(&[], None), None, "a good start is no news");
         assert_eq!(change(&[], Some(Reason::RateLimited)), Some(Reason::RateLimited));
         assert_eq!(change(&list(Some(Reason::RateLimited)), Some(Reason::RateLimited)), None, "the same problem again");

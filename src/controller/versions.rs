@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use kube::{ResourceExt, core::PartialObjectMeta, runtime::watcher::Event};
+use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use parking_lot::Mutex;
 
 use crate::api::{ObjectVersion, mark};
@@ -113,9 +113,11 @@ impl Versions {
 
     fn apply<K>(&self, object: &PartialObjectMeta<K>) -> Option<Key> {
         let key = key_of(object)?;
-        let version = ObjectVersion { uid: object.uid()?, resource_version: object.resource_version()? };
+        let version = ObjectVersion { uid: object.metadata.uid.clone()?, resource_version: object.metadata.resource_version.clone()? };
         let mut state = self.state.lock();
-        let concerns_us = object.labels().contains_key(mark::KIND) || state.named.contains_key(&key) || state.versions.contains_key(&key);
+        let concerns_us = object.metadata.labels.iter().flatten().any(|(label, _)| label == mark::KIND)
+            || state.named.contains_key(&key)
+            || state.versions.contains_key(&key);
         if !concerns_us {
             return None;
         }
@@ -140,7 +142,7 @@ impl Versions {
 }
 
 fn key_of<K>(object: &PartialObjectMeta<K>) -> Option<Key> {
-    Some((object.namespace()?, object.metadata.name.clone()?))
+    Some((object.metadata.namespace.clone()?, object.metadata.name.clone()?))
 }
 
 /// Whether `version` is later than `known`. Resource versions are numbers of one counter (Kubernetes API concepts, since 1.35); where they

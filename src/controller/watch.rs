@@ -78,7 +78,12 @@ where
     }
 
     /// Feeds the store from one API, for ever. An object that this version cannot read is left out and handed to `on_unreadable`.
-    pub async fn run(self: Arc<Self>, api: Api<DeserializeGuard<K>>, on_change: impl Fn(Change<K>) + Send, on_unreadable: impl Fn(kube::core::error_boundary::InvalidObject) + Send) {
+    pub async fn run(
+        self: Arc<Self>,
+        api: Api<DeserializeGuard<K>>,
+        on_change: impl Fn(Change<K>) + Send + Sync,
+        on_unreadable: impl Fn(kube::core::error_boundary::InvalidObject) + Send + Sync,
+    ) {
         let mut known: HashSet<ObjectRef<K>> = HashSet::new();
         let mut listed: HashSet<ObjectRef<K>> = HashSet::new();
         follow(api, |event| match event {
@@ -103,7 +108,9 @@ where
                 known.remove(&gone);
                 self.delete(&gone, &on_change);
             }
-            Event::InitApply(DeserializeGuard(Err(invalid))) | Event::Apply(DeserializeGuard(Err(invalid))) | Event::Delete(DeserializeGuard(Err(invalid))) => {
+            Event::InitApply(DeserializeGuard(Err(invalid)))
+            | Event::Apply(DeserializeGuard(Err(invalid)))
+            | Event::Delete(DeserializeGuard(Err(invalid))) => {
                 on_unreadable(invalid);
             }
         })

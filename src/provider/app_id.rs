@@ -57,7 +57,12 @@ impl SharedTenant {
     /// A tenant that nobody has asked yet.
     #[must_use]
     pub fn new(gate: Arc<Gate>) -> Arc<Self> {
-        Arc::new(Self { gate, listed: tokio::sync::Mutex::default(), redirect_uris: tokio::sync::Mutex::default(), merges: Mutex::default() })
+        Arc::new(Self {
+            gate,
+            listed: tokio::sync::Mutex::default(),
+            redirect_uris: tokio::sync::Mutex::default(),
+            merges: Mutex::default(),
+        })
     }
 }
 

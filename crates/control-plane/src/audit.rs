@@ -24,11 +24,7 @@ use crate::Error;
 
 /// The policy that makes every request one event.
 pub(crate) fn policy(with_request_bodies: bool) -> Value {
-    let level = if with_request_bodies {
-        "Request"
-    } else {
-        "Metadata"
-    };
+    let level = if with_request_bodies { "Request" } else { "Metadata" };
     json!({
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
@@ -61,9 +57,7 @@ impl Audit {
     /// When the log cannot be read.
     pub fn mark(&self) -> Result<Mark, Error> {
         let mut log = self.open()?;
-        let end = log
-            .seek(SeekFrom::End(0))
-            .map_err(|source| self.unreadable(source))?;
+        let end = log.seek(SeekFrom::End(0)).map_err(|source| self.unreadable(source))?;
         let position = end_of_last_line(&mut log, end).map_err(|source| self.unreadable(source))?;
         Ok(Mark(position))
     }
@@ -76,9 +70,7 @@ impl Audit {
     pub fn since(&self, mark: Mark) -> Result<AuditEvents, Error> {
         let mut log = self.open()?;
         let mut text = String::new();
-        log.seek(SeekFrom::Start(mark.0))
-            .and_then(|_| log.read_to_string(&mut text))
-            .map_err(|source| self.unreadable(source))?;
+        log.seek(SeekFrom::Start(mark.0)).and_then(|_| log.read_to_string(&mut text)).map_err(|source| self.unreadable(source))?;
         // What follows the last line break is an event that is being written.
         let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
         complete.lines().map(AuditEvent::parse).collect()
@@ -98,11 +90,7 @@ impl Audit {
     }
 
     fn unreadable(&self, source: io::Error) -> Error {
-        Error::File {
-            action: "reading",
-            path: self.log.clone(),
-            source,
-        }
+        Error::File { action: "reading", path: self.log.clone(), source }
     }
 }
 
@@ -155,10 +143,7 @@ pub struct AuditEvent {
 
 impl AuditEvent {
     fn parse(line: &str) -> Result<Self, Error> {
-        let event: WireEvent = serde_json::from_str(line).map_err(|source| Error::AuditLine {
-            line: line.to_owned(),
-            source,
-        })?;
+        let event: WireEvent = serde_json::from_str(line).map_err(|source| Error::AuditLine { line: line.to_owned(), source })?;
         Ok(Self {
             stage_timestamp: event.stage_timestamp,
             user: event.user.username,
@@ -177,10 +162,7 @@ impl AuditEvent {
 
     /// Whether it creates, changes or deletes, or tried to.
     pub fn is_write(&self) -> bool {
-        matches!(
-            self.verb.as_str(),
-            "create" | "update" | "patch" | "delete" | "deletecollection"
-        )
+        matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
     }
 
     /// Whether it gets, lists or watches; discovery counts as well.
@@ -191,13 +173,7 @@ impl AuditEvent {
 
 impl fmt::Display for AuditEvent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            verb,
-            request_uri,
-            response_code,
-            user,
-            ..
-        } = self;
+        let Self { verb, request_uri, response_code, user, .. } = self;
         write!(formatter, "{verb} {request_uri} → {response_code} ({user})")
     }
 }
@@ -246,12 +222,7 @@ impl AuditEvents {
     /// Those for which the condition holds.
     #[must_use]
     pub fn only(&self, condition: impl Fn(&AuditEvent) -> bool) -> Self {
-        Self(
-            self.iter()
-                .filter(|event| condition(event))
-                .cloned()
-                .collect(),
-        )
+        Self(self.iter().filter(|event| condition(event)).cloned().collect())
     }
 }
 
@@ -280,8 +251,7 @@ impl<'a> IntoIterator for &'a AuditEvents {
 
 impl fmt::Display for AuditEvents {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.iter()
-            .try_for_each(|event| writeln!(formatter, "{event}"))
+        self.iter().try_for_each(|event| writeln!(formatter, "{event}"))
     }
 }
 
@@ -347,23 +317,14 @@ mod tests {
     #[test]
     fn a_line_that_is_being_written_belongs_after_the_mark() {
         let path = std::env::temp_dir().join(format!("audit-{}", uuid::Uuid::new_v4()));
-        let mut log = OpenOptions::new()
-            .create_new(true)
-            .append(true)
-            .open(&path)
-            .unwrap();
+        let mut log = OpenOptions::new().create_new(true).append(true).open(&path).unwrap();
         let audit = Audit::new(path.clone());
         let second = line("patch", "shop");
         write!(log, "{}\n{}", line("create", "shop"), &second[..20]).unwrap();
         let mark = audit.mark().unwrap();
         assert!(audit.since(mark).unwrap().is_empty());
         writeln!(log, "{}", &second[20..]).unwrap();
-        let verbs: Vec<_> = audit
-            .since(mark)
-            .unwrap()
-            .iter()
-            .map(|event| event.verb.clone())
-            .collect();
+        let verbs: Vec<_> = audit.since(mark).unwrap().iter().map(|event| event.verb.clone()).collect();
         assert_eq!(verbs, ["patch"]);
         assert_eq!(audit.all().unwrap().len(), 2);
         std::fs::remove_file(path).unwrap();
@@ -371,22 +332,12 @@ mod tests {
 
     #[test]
     fn events_are_narrowed_down_by_user_namespace_and_kind_of_verb() {
-        let lines = [
-            line("create", "shop"),
-            line("get", "shop"),
-            line("list", "other"),
-        ];
-        let events: AuditEvents = lines
-            .iter()
-            .map(|line| AuditEvent::parse(line).unwrap())
-            .collect();
+        let lines = [line("create", "shop"), line("get", "shop"), line("list", "other")];
+        let events: AuditEvents = lines.iter().map(|line| AuditEvent::parse(line).unwrap()).collect();
         assert_eq!(events.by_service_account("shop", "till").len(), 3);
         assert_eq!(events.by_user("someone").len(), 0);
         assert_eq!(events.in_namespace("shop").writes().len(), 1);
         assert_eq!(events.reads().len(), 2);
-        assert_eq!(
-            events[0].to_string(),
-            "create /api/v1/namespaces/shop/secrets → 201 (system:serviceaccount:shop:till)"
-        );
+        assert_eq!(events[0].to_string(), "create /api/v1/namespaces/shop/secrets → 201 (system:serviceaccount:shop:till)");
     }
 }

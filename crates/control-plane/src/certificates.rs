@@ -1,9 +1,6 @@
 //! The keys and certificates of one control plane. None of them outlives it.
 
-use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
-};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 /// A certificate with its private key, both as PEM.
 #[derive(Clone)]
@@ -23,38 +20,24 @@ pub(crate) struct Certificates {
 }
 
 /// Where the API server can be reached; the last one is the first address of the Service range.
-const SERVING_NAMES: [&str; 6] = [
-    "localhost",
-    "127.0.0.1",
-    "kubernetes",
-    "kubernetes.default",
-    "kubernetes.default.svc",
-    "10.0.0.1",
-];
+const SERVING_NAMES: [&str; 6] = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.0.0.1"];
 
 impl Certificates {
     pub(crate) fn generate() -> Result<Self, rcgen::Error> {
         let authority_key = KeyPair::generate()?;
         let mut parameters = named("control-plane", None);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        parameters.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let authority = parameters.self_signed(&authority_key)?;
         let issuer = Issuer::new(parameters, authority_key);
 
         let mut serving = named("kube-apiserver", None);
-        serving.subject_alt_names =
-            CertificateParams::new(SERVING_NAMES.map(String::from))?.subject_alt_names;
+        serving.subject_alt_names = CertificateParams::new(SERVING_NAMES.map(String::from))?.subject_alt_names;
         Ok(Self {
             authority,
             serving: sign(serving, ExtendedKeyUsagePurpose::ServerAuth, &issuer)?,
             administrator: sign_client(named("administrator", Some("system:masters")), &issuer)?,
-            controller_manager: sign_client(
-                named("system:kube-controller-manager", None),
-                &issuer,
-            )?,
+            controller_manager: sign_client(named("system:kube-controller-manager", None), &issuer)?,
             token_key: KeyPair::generate()?,
         })
     }
@@ -63,21 +46,14 @@ impl Certificates {
 fn named(common_name: &str, organization: Option<&str>) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = rcgen::DistinguishedName::new();
-    parameters
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    parameters.distinguished_name.push(DnType::CommonName, common_name);
     if let Some(organization) = organization {
-        parameters
-            .distinguished_name
-            .push(DnType::OrganizationName, organization);
+        parameters.distinguished_name.push(DnType::OrganizationName, organization);
     }
     parameters
 }
 
-fn sign_client(
-    parameters: CertificateParams,
-    issuer: &Issuer<'_, KeyPair>,
-) -> Result<Identity, rcgen::Error> {
+fn sign_client(parameters: CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<Identity, rcgen::Error> {
     sign(parameters, ExtendedKeyUsagePurpose::ClientAuth, issuer)
 }
 
@@ -91,8 +67,5 @@ fn sign(
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![purpose];
     let certificate = parameters.signed_by(&key, issuer)?;
-    Ok(Identity {
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-    })
+    Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
 }

@@ -126,20 +126,11 @@ impl Builder {
         let programs = Programs::find()?;
         let certificates = Certificates::generate()?;
         let ports = Ports::find()?;
-        let layout = Layout::new(
-            self.data_directory
-                .clone()
-                .unwrap_or_else(temporary_directory),
-        );
+        let layout = Layout::new(self.data_directory.clone().unwrap_or_else(temporary_directory));
         let url = format!("https://127.0.0.1:{}", ports.api_server);
 
         let supervisor = Supervisor::start(layout.directory()).map_err(Error::Supervisor)?;
-        let servers = Servers {
-            supervisor,
-            etcd: None,
-            api_server: None,
-            controller_manager: None,
-        };
+        let servers = Servers { supervisor, etcd: None, api_server: None, controller_manager: None };
         let control_plane = ControlPlane {
             configuration: administrator_configuration(&url, &certificates),
             administrator_kubeconfig: layout.administrator_kubeconfig(),
@@ -190,12 +181,7 @@ impl ControlPlane {
 
     /// For one with something unusual.
     pub fn builder() -> Builder {
-        Builder {
-            data_directory: None,
-            with_controller_manager: true,
-            audit_request_bodies: false,
-            api_server_flags: Vec::new(),
-        }
+        Builder { data_directory: None, with_controller_manager: true, audit_request_bodies: false, api_server_flags: Vec::new() }
     }
 
     /// The one that all tests of this process share, started by whoever comes first. It ends with
@@ -220,10 +206,7 @@ impl ControlPlane {
         let Some(api_server) = servers.api_server.take() else {
             return Ok(());
         };
-        servers
-            .supervisor
-            .kill(api_server)
-            .map_err(Error::Supervisor)
+        servers.supervisor.kill(api_server).map_err(Error::Supervisor)
     }
 
     /// Kills the API server if it runs, and starts it with the same data on the same port. Returns
@@ -274,44 +257,26 @@ impl ControlPlane {
     pub async fn restart_controller_manager(&self) -> Result<(), Error> {
         let running = self.servers().controller_manager.take();
         if let Some(server) = running {
-            self.servers()
-                .supervisor
-                .kill(server)
-                .map_err(Error::Supervisor)?;
+            self.servers().supervisor.kill(server).map_err(Error::Supervisor)?;
         }
         let mark = self.audit().mark()?;
         let custom_resources = self.custom_resources().await?;
-        let server = self.start_server(CONTROLLER_MANAGER, |servers| {
-            &mut servers.controller_manager
-        })?;
+        let server = self.start_server(CONTROLLER_MANAGER, |servers| &mut servers.controller_manager)?;
         self.wait_for_server(CONTROLLER_MANAGER, server, || async {
-            self.garbage_collector_watches(&custom_resources, mark)
-                .unwrap_or(false)
+            self.garbage_collector_watches(&custom_resources, mark).unwrap_or(false)
         })
         .await
     }
 
-    fn write_files(
-        &self,
-        certificates: &Certificates,
-        ports: Ports,
-        builder: &Builder,
-    ) -> Result<(), Error> {
-        let Self {
-            layout, programs, ..
-        } = self;
+    fn write_files(&self, certificates: &Certificates, ports: Ports, builder: &Builder) -> Result<(), Error> {
+        let Self { layout, programs, .. } = self;
         let policy = audit::policy(builder.audit_request_bodies);
         write_private(&layout.file("audit-policy.json"), &policy.to_string())?;
         layout.write_certificates(certificates)?;
-        self.kubeconfig(
-            "administrator",
-            Credentials::Certificate(&certificates.administrator),
-            "default",
-        )
-        .write(&layout.administrator_kubeconfig())?;
+        self.kubeconfig("administrator", Credentials::Certificate(&certificates.administrator), "default")
+            .write(&layout.administrator_kubeconfig())?;
         let credentials = Credentials::Certificate(&certificates.controller_manager);
-        self.kubeconfig("kube-controller-manager", credentials, "default")
-            .write(&layout.controller_manager_kubeconfig())?;
+        self.kubeconfig("kube-controller-manager", credentials, "default").write(&layout.controller_manager_kubeconfig())?;
         layout.write_etcd_command(programs, ports)?;
         layout.write_api_server_command(programs, ports, &builder.api_server_flags)?;
         layout.write_controller_manager_command(programs)
@@ -320,58 +285,36 @@ impl ControlPlane {
     /// Returns when etcd listens: an API server that finds nobody there pauses for a second.
     async fn start_etcd(&self, ports: Ports) -> Result<(), Error> {
         let server = self.start_server(ETCD, |servers| &mut servers.etcd)?;
-        self.wait_for_server(ETCD, server, || async {
-            TcpStream::connect(("127.0.0.1", ports.etcd)).await.is_ok()
-        })
-        .await
+        self.wait_for_server(ETCD, server, || async { TcpStream::connect(("127.0.0.1", ports.etcd)).await.is_ok() }).await
     }
 
     async fn start_api_server(&self) -> Result<(), Error> {
         let server = self.start_server(API_SERVER, |servers| &mut servers.api_server)?;
         let client = self.impatient_client();
         self.wait_for_server(API_SERVER, server, || async {
-            let request = http::Request::get("/readyz")
-                .body(Vec::new())
-                .expect("a static path is valid");
+            let request = http::Request::get("/readyz").body(Vec::new()).expect("a static path is valid");
             client.request_text(request).await.is_ok()
         })
         .await
     }
 
     async fn start_controller_manager(&self) -> Result<(), Error> {
-        let server = self.start_server(CONTROLLER_MANAGER, |servers| {
-            &mut servers.controller_manager
-        })?;
+        let server = self.start_server(CONTROLLER_MANAGER, |servers| &mut servers.controller_manager)?;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin_client(), "default");
         self.wait_for_server(CONTROLLER_MANAGER, server, || async {
-            accounts
-                .get_opt("default")
-                .await
-                .is_ok_and(|account| account.is_some())
+            accounts.get_opt("default").await.is_ok_and(|account| account.is_some())
         })
         .await
     }
 
-    fn start_server(
-        &self,
-        name: &'static str,
-        place: impl Fn(&mut Servers) -> &mut Option<ServerId>,
-    ) -> Result<ServerId, Error> {
+    fn start_server(&self, name: &'static str, place: impl Fn(&mut Servers) -> &mut Option<ServerId>) -> Result<ServerId, Error> {
         let mut servers = self.servers();
-        let server = servers
-            .supervisor
-            .start_server(name)
-            .map_err(Error::Supervisor)?;
+        let server = servers.supervisor.start_server(name).map_err(Error::Supervisor)?;
         *place(&mut servers) = Some(server);
         Ok(server)
     }
 
-    async fn wait_for_server<F>(
-        &self,
-        name: &'static str,
-        server: ServerId,
-        is_ready: impl Fn() -> F,
-    ) -> Result<(), Error>
+    async fn wait_for_server<F>(&self, name: &'static str, server: ServerId, is_ready: impl Fn() -> F) -> Result<(), Error>
     where
         F: Future<Output = bool>,
     {
@@ -379,20 +322,12 @@ impl ControlPlane {
         while !is_ready().await {
             // The others would wait for etcd until the end of our patience.
             let etcd = self.servers().etcd;
-            for (name, server) in etcd
-                .map(|etcd| (ETCD, etcd))
-                .into_iter()
-                .chain([(name, server)])
-            {
+            for (name, server) in etcd.map(|etcd| (ETCD, etcd)).into_iter().chain([(name, server)]) {
                 self.require_running(name, server)?;
             }
             if started.elapsed() > PATIENCE {
                 let log = self.layout.end_of_log(name);
-                return Err(Error::ServerNotReady {
-                    server: name,
-                    waited: PATIENCE,
-                    log,
-                });
+                return Err(Error::ServerNotReady { server: name, waited: PATIENCE, log });
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -400,48 +335,27 @@ impl ControlPlane {
     }
 
     fn require_running(&self, name: &'static str, server: ServerId) -> Result<(), Error> {
-        if self
-            .servers()
-            .supervisor
-            .is_running(server)
-            .map_err(Error::Supervisor)?
-        {
+        if self.servers().supervisor.is_running(server).map_err(Error::Supervisor)? {
             return Ok(());
         }
-        Err(Error::ServerEnded {
-            server: name,
-            log: self.layout.end_of_log(name),
-        })
+        Err(Error::ServerEnded { server: name, log: self.layout.end_of_log(name) })
     }
 
-    fn with_api_server(
-        &self,
-        action: impl Fn(&mut Supervisor, ServerId) -> io::Result<()>,
-    ) -> Result<(), Error> {
+    fn with_api_server(&self, action: impl Fn(&mut Supervisor, ServerId) -> io::Result<()>) -> Result<(), Error> {
         let mut servers = self.servers();
         let not_running = || Error::Supervisor(io::Error::other("kube-apiserver does not run"));
         let api_server = servers.api_server.ok_or_else(not_running)?;
         action(&mut servers.supervisor, api_server).map_err(Error::Supervisor)
     }
 
-    fn garbage_collector_watches(
-        &self,
-        resources: &[(String, String)],
-        mark: Mark,
-    ) -> Result<bool, Error> {
+    fn garbage_collector_watches(&self, resources: &[(String, String)], mark: Mark) -> Result<bool, Error> {
         let watches = self.audit().since(mark)?.by_user(GARBAGE_COLLECTOR);
         let is_watched = |group: &str, resource: &str| {
-            watches.iter().any(|event| {
-                event.verb == "watch"
-                    && event.response_code == 200
-                    && event.resource == resource
-                    && event.api_group == group
-            })
-        };
-        Ok(is_watched("", "secrets")
-            && resources
+            watches
                 .iter()
-                .all(|(group, resource)| is_watched(group, resource)))
+                .any(|event| event.verb == "watch" && event.response_code == 200 && event.resource == resource && event.api_group == group)
+        };
+        Ok(is_watched("", "secrets") && resources.iter().all(|(group, resource)| is_watched(group, resource)))
     }
 
     /// Group and plural name of every kind that was added.
@@ -451,10 +365,7 @@ impl ControlPlane {
             .list(&ListParams::default())
             .await
             .map_err(|source| Error::kubernetes("listing CustomResourceDefinitions", source))?;
-        Ok(definitions
-            .into_iter()
-            .map(|definition| (definition.spec.group, definition.spec.names.plural))
-            .collect())
+        Ok(definitions.into_iter().map(|definition| (definition.spec.group, definition.spec.names.plural)).collect())
     }
 
     fn servers(&self) -> MutexGuard<'_, Servers> {
@@ -528,21 +439,11 @@ impl ControlPlane {
     ///
     /// When there is no such ServiceAccount, or the lifetime is less than the ten minutes that
     /// Kubernetes demands.
-    pub async fn kubeconfig_for_service_account(
-        &self,
-        namespace: &str,
-        name: &str,
-        lifetime: Duration,
-    ) -> Result<PathBuf, Error> {
-        let token = self
-            .service_account_token(namespace, name, lifetime)
-            .await?;
+    pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str, lifetime: Duration) -> Result<PathBuf, Error> {
+        let token = self.service_account_token(namespace, name, lifetime).await?;
         let number = self.kubeconfigs.fetch_add(1, Ordering::Relaxed);
-        let path = self
-            .layout
-            .file(&format!("{namespace}.{name}.{number}.kubeconfig"));
-        self.kubeconfig(name, Credentials::Token(&token), namespace)
-            .write(&path)?;
+        let path = self.layout.file(&format!("{namespace}.{name}.{number}.kubeconfig"));
+        self.kubeconfig(name, Credentials::Token(&token), namespace).write(&path)?;
         Ok(path)
     }
 
@@ -555,32 +456,19 @@ impl ControlPlane {
     pub async fn create_namespace(&self, prefix: &str) -> Result<String, Error> {
         let client = self.admin_client();
         let name = format!("{prefix}-{:08x}", Uuid::new_v4().as_fields().0);
-        let metadata = ObjectMeta {
-            name: Some(name.clone()),
-            ..ObjectMeta::default()
-        };
-        let namespace = Namespace {
-            metadata,
-            ..Namespace::default()
-        };
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
         Api::all(client.clone())
             .create(&PostParams::default(), &namespace)
             .await
-            .map_err(|source| {
-                Error::kubernetes(format!("creating the namespace {name}"), source)
-            })?;
+            .map_err(|source| Error::kubernetes(format!("creating the namespace {name}"), source))?;
         if self.servers().controller_manager.is_some() {
             wait_for_default_account(&client, &name).await?;
         }
         Ok(name)
     }
 
-    async fn service_account_token(
-        &self,
-        namespace: &str,
-        name: &str,
-        lifetime: Duration,
-    ) -> Result<String, Error> {
+    async fn service_account_token(&self, namespace: &str, name: &str, lifetime: Duration) -> Result<String, Error> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin_client(), namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
@@ -592,25 +480,12 @@ impl ControlPlane {
         let answer = accounts
             .create_token_request(name, &PostParams::default(), &request)
             .await
-            .map_err(|source| {
-                Error::kubernetes(format!("requesting a token for {namespace}/{name}"), source)
-            })?;
+            .map_err(|source| Error::kubernetes(format!("requesting a token for {namespace}/{name}"), source))?;
         Ok(answer.status.map(|status| status.token).unwrap_or_default())
     }
 
-    fn kubeconfig<'a>(
-        &'a self,
-        user: &'a str,
-        credentials: Credentials<'a>,
-        namespace: &'a str,
-    ) -> Kubeconfig<'a> {
-        Kubeconfig {
-            server: &self.url,
-            authority: &self.authority,
-            user,
-            credentials,
-            namespace,
-        }
+    fn kubeconfig<'a>(&'a self, user: &'a str, credentials: Credentials<'a>, namespace: &'a str) -> Kubeconfig<'a> {
+        Kubeconfig { server: &self.url, authority: &self.authority, user, credentials, namespace }
     }
 
     fn command(&self, program: &Path) -> Command {
@@ -641,18 +516,12 @@ fn client(configuration: kube::Config) -> Client {
 
 async fn wait_for_default_account(client: &Client, namespace: &str) -> Result<(), Error> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    wait_until(
-        format!("the default ServiceAccount of {namespace}"),
-        || async {
-            let account = accounts.get_opt("default").await;
-            account.map(|account| account.is_some()).map_err(|source| {
-                Error::kubernetes(
-                    format!("looking for a ServiceAccount of {namespace}"),
-                    source,
-                )
-            })
-        },
-    )
+    wait_until(format!("the default ServiceAccount of {namespace}"), || async {
+        let account = accounts.get_opt("default").await;
+        account
+            .map(|account| account.is_some())
+            .map_err(|source| Error::kubernetes(format!("looking for a ServiceAccount of {namespace}"), source))
+    })
     .await
 }
 
@@ -663,10 +532,7 @@ where
     let started = Instant::now();
     while !condition().await? {
         if started.elapsed() > PATIENCE {
-            return Err(Error::Overdue {
-                expected,
-                waited: PATIENCE,
-            });
+            return Err(Error::Overdue { expected, waited: PATIENCE });
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }

@@ -91,10 +91,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn kubernetes(action: impl Into<String>, source: kube::Error) -> Self {
-        Self::Kubernetes {
-            action: action.into(),
-            source: Box::new(source),
-        }
+        Self::Kubernetes { action: action.into(), source: Box::new(source) }
     }
 
     /// Whether another attempt with other ports may succeed.

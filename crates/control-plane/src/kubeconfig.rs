@@ -68,9 +68,5 @@ pub(crate) fn write_private(path: &Path, content: &str) -> Result<(), Error> {
         .mode(0o600)
         .open(path)
         .and_then(|mut file| file.write_all(content.as_bytes()))
-        .map_err(|source| Error::File {
-            action: "writing",
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| Error::File { action: "writing", path: path.to_owned(), source })
 }

@@ -40,11 +40,7 @@ async fn run(data_directory: Option<PathBuf>) -> Result<(), Box<dyn Error>> {
     }
     let control_plane = builder.start().await?;
     let mut output = io::stdout();
-    writeln!(
-        output,
-        "export KUBECONFIG={}",
-        control_plane.admin_kubeconfig().display()
-    )?;
+    writeln!(output, "export KUBECONFIG={}", control_plane.admin_kubeconfig().display())?;
     output.flush()?;
     std::future::pending().await
 }

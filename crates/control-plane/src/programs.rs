@@ -6,13 +6,7 @@ use std::process::Command;
 
 use crate::Error;
 
-const NAMES: [&str; 5] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kubectl",
-    "helm",
-];
+const NAMES: [&str; 5] = ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl", "helm"];
 
 /// The script that builds the programs and knows where they are.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/control-plane.sh");
@@ -37,36 +31,23 @@ impl Programs {
     }
 
     fn in_directory(directory: &Path) -> Result<Self, Error> {
-        let missing: Vec<_> = NAMES
-            .into_iter()
-            .filter(|name| !directory.join(name).is_file())
-            .collect();
+        let missing: Vec<_> = NAMES.into_iter().filter(|name| !directory.join(name).is_file()).collect();
         if !missing.is_empty() {
             let reason = format!("{} has no {}", directory.display(), missing.join(", "));
             return Err(Error::ProgramsMissing { reason });
         }
-        let [etcd, api_server, controller_manager, kubectl, helm] =
-            NAMES.map(|name| directory.join(name));
-        Ok(Self {
-            etcd,
-            api_server,
-            controller_manager,
-            kubectl,
-            helm,
-        })
+        let [etcd, api_server, controller_manager, kubectl, helm] = NAMES.map(|name| directory.join(name));
+        Ok(Self { etcd, api_server, controller_manager, kubectl, helm })
     }
 }
 
 /// Asks the script, so that the rule for the cache's place exists once.
 fn built_directory() -> Result<PathBuf, Error> {
-    let output = Command::new(SCRIPT)
-        .args(["--print-dir", "--no-build"])
-        .output()
-        .map_err(|source| Error::File {
-            action: "running",
-            path: SCRIPT.into(),
-            source,
-        })?;
+    let output = Command::new(SCRIPT).args(["--print-dir", "--no-build"]).output().map_err(|source| Error::File {
+        action: "running",
+        path: SCRIPT.into(),
+        source,
+    })?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(Error::ProgramsMissing { reason });
@@ -81,8 +62,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let error = Programs::in_directory(Path::new("/nonexistent")).unwrap_err();
-        let expected =
-            "/nonexistent has no etcd, kube-apiserver, kube-controller-manager, kubectl, helm";
+        let expected = "/nonexistent has no etcd, kube-apiserver, kube-controller-manager, kubectl, helm";
         assert!(error.to_string().ends_with(expected), "{error}");
     }
 }

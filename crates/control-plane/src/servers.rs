@@ -34,10 +34,7 @@ impl Ports {
         let etcd = TcpListener::bind(("127.0.0.1", 0)).map_err(Error::Port)?;
         let api_server = TcpListener::bind(("127.0.0.1", 0)).map_err(Error::Port)?;
         let port_of = |listener: TcpListener| listener.local_addr().map(|address| address.port());
-        Ok(Self {
-            etcd: port_of(etcd).map_err(Error::Port)?,
-            api_server: port_of(api_server).map_err(Error::Port)?,
-        })
+        Ok(Self { etcd: port_of(etcd).map_err(Error::Port)?, api_server: port_of(api_server).map_err(Error::Port)? })
     }
 }
 
@@ -76,14 +73,8 @@ impl Layout {
         write_private(&self.file("authority.crt"), &certificates.authority.pem())?;
         write_private(&self.file("serving.crt"), &certificates.serving.certificate)?;
         write_private(&self.file("serving.key"), &certificates.serving.key)?;
-        write_private(
-            &self.file("tokens.pub"),
-            &certificates.token_key.public_key_pem(),
-        )?;
-        write_private(
-            &self.file("tokens.key"),
-            &certificates.token_key.serialize_pem(),
-        )
+        write_private(&self.file("tokens.pub"), &certificates.token_key.public_key_pem())?;
+        write_private(&self.file("tokens.key"), &certificates.token_key.serialize_pem())
     }
 
     /// The last lines that a server printed.
@@ -94,11 +85,7 @@ impl Layout {
         lines[lines.len().saturating_sub(QUOTED_LOG_LINES)..].join("\n")
     }
 
-    pub(crate) fn write_etcd_command(
-        &self,
-        programs: &Programs,
-        ports: Ports,
-    ) -> Result<(), Error> {
+    pub(crate) fn write_etcd_command(&self, programs: &Programs, ports: Ports) -> Result<(), Error> {
         let url = format!("http://127.0.0.1:{}", ports.etcd);
         // One member talks to no peer, so any port will do and none needs to be known.
         let peer_url = "http://127.0.0.1:0";
@@ -119,12 +106,7 @@ impl Layout {
         self.write_command(ETCD, &programs.etcd, &flags)
     }
 
-    pub(crate) fn write_api_server_command(
-        &self,
-        programs: &Programs,
-        ports: Ports,
-        additional_flags: &[String],
-    ) -> Result<(), Error> {
+    pub(crate) fn write_api_server_command(&self, programs: &Programs, ports: Ports, additional_flags: &[String]) -> Result<(), Error> {
         let file = |name: &str| self.file(name).display().to_string();
         let mut flags = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
@@ -152,21 +134,12 @@ impl Layout {
         self.write_command(API_SERVER, &programs.api_server, &flags)
     }
 
-    pub(crate) fn write_controller_manager_command(
-        &self,
-        programs: &Programs,
-    ) -> Result<(), Error> {
+    pub(crate) fn write_controller_manager_command(&self, programs: &Programs) -> Result<(), Error> {
         let flags = [
-            format!(
-                "--kubeconfig={}",
-                self.controller_manager_kubeconfig().display()
-            ),
+            format!("--kubeconfig={}", self.controller_manager_kubeconfig().display()),
             "--leader-elect=false".into(),
             "--use-service-account-credentials=true".into(),
-            format!(
-                "--service-account-private-key-file={}",
-                self.file("tokens.key").display()
-            ),
+            format!("--service-account-private-key-file={}", self.file("tokens.key").display()),
             format!("--root-ca-file={}", self.file("authority.crt").display()),
             // Serves nothing: one port less to find.
             "--secure-port=0".into(),
@@ -200,10 +173,7 @@ mod tests {
     fn a_quoted_word_reaches_the_program_unchanged() {
         let word = r#"it's $HOME "and" \n `more`"#;
         let script = format!("printf %s {}", quote(word));
-        let output = std::process::Command::new("/bin/sh")
-            .args(["-c", &script])
-            .output()
-            .unwrap();
+        let output = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
     }
 }

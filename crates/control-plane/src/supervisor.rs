@@ -43,16 +43,8 @@ impl Supervisor {
             .stderr(Stdio::null())
             .spawn()?;
         let commands = shell.stdin.take();
-        let replies = shell
-            .stdout
-            .take()
-            .map(BufReader::new)
-            .ok_or(io::ErrorKind::BrokenPipe)?;
-        let mut supervisor = Self {
-            shell,
-            commands,
-            replies,
-        };
+        let replies = shell.stdout.take().map(BufReader::new).ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut supervisor = Self { shell, commands, replies };
         supervisor.read_reply()?;
         Ok(supervisor)
     }
@@ -60,9 +52,7 @@ impl Supervisor {
     /// Runs `<name>.command` of the data directory; what it prints goes to `<name>.log`.
     pub(crate) fn start_server(&mut self, name: &str) -> io::Result<ServerId> {
         let reply = self.ask("start", name)?;
-        let id = reply
-            .parse()
-            .map_err(|_| io::Error::other(format!("no process id: {reply}")))?;
+        let id = reply.parse().map_err(|_| io::Error::other(format!("no process id: {reply}")))?;
         Ok(ServerId(id))
     }
 
@@ -94,11 +84,7 @@ impl Supervisor {
     fn read_reply(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.replies.read_line(&mut line)?;
-        match line
-            .trim_end()
-            .split_once(' ')
-            .unwrap_or((line.trim_end(), ""))
-        {
+        match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
             ("done", result) => Ok(result.to_owned()),
             ("failed", reason) => Err(io::Error::other(reason.to_owned())),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -141,10 +127,7 @@ mod tests {
         fs::write(directory.join("brief.command"), "echo gone; exit 1").unwrap();
         let server = supervisor.start_server("brief").unwrap();
         while supervisor.is_running(server).unwrap() {}
-        assert_eq!(
-            fs::read_to_string(directory.join("brief.log")).unwrap(),
-            "gone\n"
-        );
+        assert_eq!(fs::read_to_string(directory.join("brief.log")).unwrap(), "gone\n");
     }
 
     #[test]
@@ -165,13 +148,7 @@ mod tests {
         let directory = data_directory();
         let mut supervisor = Supervisor::start(&directory).unwrap();
         let script = format!("kill -TERM {}", supervisor.shell.id());
-        assert!(
-            Command::new("/bin/sh")
-                .args(["-c", &script])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("/bin/sh").args(["-c", &script]).status().unwrap().success());
         supervisor.shell.wait().unwrap();
         assert!(!directory.exists());
         assert!(supervisor.start_server("late").is_err());

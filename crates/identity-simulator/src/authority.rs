@@ -1,9 +1,6 @@
 //! The certificate authority of a run, and the certificates it should and should not have issued.
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::sync::Arc;
@@ -40,9 +37,7 @@ impl Authority {
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         parameters.not_before = date_time_ymd(2020, 1, 1);
         parameters.not_after = date_time_ymd(2050, 1, 1);
-        Ok(Self {
-            issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?,
-        })
+        Ok(Self { issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)? })
     }
 
     /// The authority's certificate.
@@ -51,28 +46,18 @@ impl Authority {
     }
 
     /// TLS with a certificate for these hosts. HTTP/1.1 only.
-    pub(crate) fn server(
-        &self,
-        hosts: &[String],
-        flaw: Flaw,
-    ) -> Result<Arc<ServerConfig>, CertificateError> {
+    pub(crate) fn server(&self, hosts: &[String], flaw: Flaw) -> Result<Arc<ServerConfig>, CertificateError> {
         let hosts = match flaw {
             Flaw::WrongHost => vec!["another-host.example.test".to_owned()],
             Flaw::None | Flaw::Expired => hosts.to_vec(),
         };
         let mut parameters = CertificateParams::new(hosts)?;
-        parameters
-            .distinguished_name
-            .push(DnType::CommonName, "identity-simulator");
+        parameters.distinguished_name.push(DnType::CommonName, "identity-simulator");
         parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         // Needed by OpenSSL 3 in strict mode, which Python turns on.
         parameters.use_authority_key_identifier_extension = true;
         parameters.not_before = date_time_ymd(2020, 1, 1);
-        parameters.not_after = if flaw == Flaw::Expired {
-            date_time_ymd(2021, 1, 1)
-        } else {
-            date_time_ymd(2050, 1, 1)
-        };
+        parameters.not_after = if flaw == Flaw::Expired { date_time_ymd(2021, 1, 1) } else { date_time_ymd(2050, 1, 1) };
         let key = KeyPair::generate()?;
         let certificate = parameters.signed_by(&key, &self.issuer)?;
         let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];

@@ -38,9 +38,7 @@ pub(crate) fn truncated(mut answer: Answer, keep: usize, framing: Framing) -> Re
     body.truncate(keep);
     let is_broken = framing != Framing::Consistent && body.len() < whole;
     if let Some(length) = announced(framing, whole, body.len()) {
-        answer
-            .headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        answer.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let end = if is_broken { Some(Err(broken())) } else { None };
     // The pause lets what was sent reach the client before the connection goes.
@@ -48,18 +46,13 @@ pub(crate) fn truncated(mut answer: Answer, keep: usize, framing: Framing) -> Re
         tokio::time::sleep(Duration::from_millis(20)).await;
         end
     });
-    with_body(
-        answer,
-        Body::from_stream(stream::iter([Ok(Bytes::from(body))]).chain(end)),
-    )
+    with_body(answer, Body::from_stream(stream::iter([Ok(Bytes::from(body))]).chain(end)))
 }
 
 /// The answer in small pieces.
 pub(crate) fn dripping(mut answer: Answer, bytes: usize, pause: Duration) -> Response<Body> {
     let body = Bytes::from(std::mem::take(&mut answer.body));
-    answer
-        .headers
-        .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    answer.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     let pieces = stream::unfold(body, move |mut left| async move {
         if left.is_empty() {
             return None;
@@ -86,13 +79,8 @@ pub(crate) fn huge(bytes: u64) -> Response<Body> {
         futures::future::ready((left > 0).then_some((Ok::<_, io::Error>(piece), next)))
     });
     let mut answer = json_answer();
-    answer
-        .headers
-        .insert(CONTENT_LENGTH, HeaderValue::from(bytes));
-    with_body(
-        answer,
-        Body::from_stream(stream::iter([Ok(beginning)]).chain(rest)),
-    )
+    answer.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+    with_body(answer, Body::from_stream(stream::iter([Ok(beginning)]).chain(rest)))
 }
 
 /// A MiB of zeros as one deflate block sequence that ends at a byte and refers to nothing before it, so that it can be repeated.
@@ -102,11 +90,7 @@ fn compressed_mebibyte() -> &'static (Bytes, Crc) {
         let zeros = vec![0; MEBIBYTE];
         let mut block = Vec::with_capacity(64 * 1024);
         // Cannot fail: the output has room, and zeros are valid input.
-        let _status = Compress::new(Compression::best(), false).compress_vec(
-            &zeros,
-            &mut block,
-            FlushCompress::Full,
-        );
+        let _status = Compress::new(Compression::best(), false).compress_vec(&zeros, &mut block, FlushCompress::Full);
         let mut checksum = Crc::new();
         checksum.update(&zeros);
         (Bytes::from(block), checksum)
@@ -127,12 +111,9 @@ pub(crate) fn bomb(bytes: u64) -> Response<Body> {
     let mut trailer = vec![0x03, 0x00];
     trailer.extend_from_slice(&checksum.sum().to_le_bytes());
     trailer.extend_from_slice(&checksum.amount().to_le_bytes());
-    let blocks = stream::unfold(count, move |left| {
-        futures::future::ready((left > 0).then(|| (Ok::<_, io::Error>(block.clone()), left - 1)))
-    });
-    let parts = stream::iter([Ok(header)])
-        .chain(blocks)
-        .chain(stream::iter([Ok(Bytes::from(trailer))]));
+    let blocks =
+        stream::unfold(count, move |left| futures::future::ready((left > 0).then(|| (Ok::<_, io::Error>(block.clone()), left - 1))));
+    let parts = stream::iter([Ok(header)]).chain(blocks).chain(stream::iter([Ok(Bytes::from(trailer))]));
     let answer = json_answer().header(CONTENT_ENCODING, "gzip");
     with_body(answer, Body::from_stream(parts))
 }
@@ -145,28 +126,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_gzip_bomb_is_valid_gzip_and_small() {
-        let packed = bomb(8 * MEBIBYTE as u64)
-            .into_body()
-            .collect()
-            .await
-            .expect("body")
-            .to_bytes();
+        let packed = bomb(8 * MEBIBYTE as u64).into_body().collect().await.expect("body").to_bytes();
         assert!(packed.len() < 100 * 1024, "{}", packed.len());
         let mut unpacked = Vec::new();
-        flate2::read::GzDecoder::new(&packed[..])
-            .read_to_end(&mut unpacked)
-            .expect("valid gzip");
+        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).expect("valid gzip");
         assert_eq!(unpacked.len(), 8 * MEBIBYTE);
     }
 
     #[tokio::test]
     async fn a_huge_body_has_the_length_it_announces() {
-        let body = huge(1_000_000)
-            .into_body()
-            .collect()
-            .await
-            .expect("body")
-            .to_bytes();
+        let body = huge(1_000_000).into_body().collect().await.expect("body").to_bytes();
         assert_eq!(body.len(), 1_000_000);
     }
 }

@@ -34,8 +34,7 @@ pub fn is_marked(value: &str) -> bool {
 /// depend on what surrounds it, at each of the three alignments.
 #[must_use]
 pub fn spellings(value: &str) -> Vec<String> {
-    let percent = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC)
-        .to_string();
+    let percent = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC).to_string();
     let mut all = vec![value.to_owned(), percent];
     for shift in 0..3 {
         let mut shifted = vec![0_u8; shift];
@@ -65,11 +64,7 @@ pub(crate) fn client_secret() -> String {
 
 /// An API key of 44 characters, the length of real ones.
 pub(crate) fn api_key() -> String {
-    let random = format!(
-        "{}{}",
-        uuid::Uuid::new_v4().simple(),
-        uuid::Uuid::new_v4().simple()
-    );
+    let random = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
     format!("{PLAIN}{}", &random[..44 - PLAIN.len()])
 }
 
@@ -92,12 +87,7 @@ mod tests {
         let value = client_secret();
         for before in ["", "a", "ab", "abc"] {
             let text = BASE64_STANDARD.encode(format!("{before}{value}!"));
-            assert!(
-                spellings(&value)
-                    .iter()
-                    .any(|spelling| text.contains(spelling.as_str())),
-                "{before}"
-            );
+            assert!(spellings(&value).iter().any(|spelling| text.contains(spelling.as_str())), "{before}");
         }
     }
 }

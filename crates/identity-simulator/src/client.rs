@@ -4,8 +4,8 @@ use crate::control::{CallWait, FaultWait};
 use crate::fault::{FaultReport, Rule};
 use crate::journal::{Call, Counts};
 use crate::model::{
-    ApiKey, Application, ApplicationEdit, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed,
-    SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
+    ApiKey, Application, ApplicationEdit, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed, SecretValue, Seed, Settings,
+    StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
 };
 use crate::switches::Switches;
 use axum::body::Bytes;
@@ -68,26 +68,12 @@ impl Control {
     /// A client for a control API at an address such as `http://127.0.0.1:1234`.
     #[must_use]
     pub fn new(url: &str) -> Self {
-        Self {
-            authority: url
-                .trim_start_matches("http://")
-                .trim_end_matches('/')
-                .to_owned(),
-        }
+        Self { authority: url.trim_start_matches("http://").trim_end_matches('/').to_owned() }
     }
 
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Reply<T> {
-        let stream = TcpStream::connect(&self.authority)
-            .await
-            .map_err(unreachable)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(unreachable)?;
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> Reply<T> {
+        let stream = TcpStream::connect(&self.authority).await.map_err(unreachable)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -187,34 +173,18 @@ impl Control {
     }
 
     /// Registers an application behind everybody's back.
-    pub async fn add_application(
-        &self,
-        tenant: &str,
-        seed: &ApplicationSeed,
-    ) -> Reply<Application> {
-        self.post(&format!("/tenants/{tenant}/applications"), seed)
-            .await
+    pub async fn add_application(&self, tenant: &str, seed: &ApplicationSeed) -> Reply<Application> {
+        self.post(&format!("/tenants/{tenant}/applications"), seed).await
     }
 
     /// Changes an application behind everybody's back.
-    pub async fn edit_application(
-        &self,
-        tenant: &str,
-        client_id: &str,
-        edit: &ApplicationEdit,
-    ) -> Reply<Application> {
-        self.call(
-            Method::PATCH,
-            &format!("/tenants/{tenant}/applications/{client_id}"),
-            edit,
-        )
-        .await
+    pub async fn edit_application(&self, tenant: &str, client_id: &str, edit: &ApplicationEdit) -> Reply<Application> {
+        self.call(Method::PATCH, &format!("/tenants/{tenant}/applications/{client_id}"), edit).await
     }
 
     /// Deletes an application behind everybody's back.
     pub async fn remove_application(&self, tenant: &str, client_id: &str) -> Reply<()> {
-        self.delete(&format!("/tenants/{tenant}/applications/{client_id}"))
-            .await
+        self.delete(&format!("/tenants/{tenant}/applications/{client_id}")).await
     }
 
     /// A tenant's roles.
@@ -229,8 +199,7 @@ impl Control {
 
     /// Deletes a role and takes it from all who hold it.
     pub async fn remove_role(&self, tenant: &str, role: &str) -> Reply<()> {
-        self.delete(&format!("/tenants/{tenant}/roles/{role}"))
-            .await
+        self.delete(&format!("/tenants/{tenant}/roles/{role}")).await
     }
 
     /// A tenant's redirect URI document as it is stored.
@@ -239,17 +208,8 @@ impl Control {
     }
 
     /// Replaces a tenant's redirect URI document, unchecked.
-    pub async fn set_redirect_uris(
-        &self,
-        tenant: &str,
-        document: &Map<String, Value>,
-    ) -> Reply<()> {
-        self.call(
-            Method::PUT,
-            &format!("/tenants/{tenant}/redirect_uris"),
-            document,
-        )
-        .await
+    pub async fn set_redirect_uris(&self, tenant: &str, document: &Map<String, Value>) -> Reply<()> {
+        self.call(Method::PUT, &format!("/tenants/{tenant}/redirect_uris"), document).await
     }
 
     /// A tenant's token configuration.
@@ -259,8 +219,7 @@ impl Control {
 
     /// Replaces a tenant's token configuration, unchecked: also with lifetimes that the service would refuse.
     pub async fn set_tokens(&self, tenant: &str, tokens: &TokenConfiguration) -> Reply<()> {
-        self.call(Method::PUT, &format!("/tenants/{tenant}/tokens"), tokens)
-            .await
+        self.call(Method::PUT, &format!("/tenants/{tenant}/tokens"), tokens).await
     }
 
     /// Adds a user, or replaces the one of that name.
@@ -335,14 +294,12 @@ impl Control {
 
     /// Answers once a fault's effect is as far as asked.
     pub async fn wait_for_fault_as(&self, id: u64, wait: &FaultWait) -> Reply<FaultReport> {
-        self.get(&format!("/faults/{id}/wait?{}", query(wait)?))
-            .await
+        self.get(&format!("/faults/{id}/wait?{}", query(wait)?)).await
     }
 
     /// Lets all held calls of a fault go on. What they change is changed when this answers.
     pub async fn release(&self, id: u64) -> Reply<FaultReport> {
-        self.post(&format!("/faults/{id}/release"), &Value::Null)
-            .await
+        self.post(&format!("/faults/{id}/release"), &Value::Null).await
     }
 
     /// Removes a fault. Calls that it holds go on.

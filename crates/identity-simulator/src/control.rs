@@ -3,8 +3,8 @@
 use crate::fault::{FaultReport, Rule};
 use crate::journal::{Call, Counts};
 use crate::model::{
-    ApiKey, Application, ApplicationEdit, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed,
-    SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
+    ApiKey, Application, ApplicationEdit, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed, SecretValue, Seed, Settings,
+    StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
 };
 use crate::shared::Shared;
 use crate::switches::Switches;
@@ -89,11 +89,7 @@ fn wait_milliseconds() -> u64 {
 
 impl Default for FaultWait {
     fn default() -> Self {
-        Self {
-            count: 1,
-            stage: FaultStage::Fired,
-            timeout_milliseconds: WAIT_MILLISECONDS,
-        }
+        Self { count: 1, stage: FaultStage::Fired, timeout_milliseconds: WAIT_MILLISECONDS }
     }
 }
 
@@ -101,22 +97,13 @@ impl CallWait {
     /// Waits for so many answered calls of an operation.
     #[must_use]
     pub fn answered(operation: &str, count: u64) -> Self {
-        Self {
-            operation: operation.to_owned(),
-            tenant: None,
-            count,
-            stage: CallStage::Answered,
-            timeout_milliseconds: WAIT_MILLISECONDS,
-        }
+        Self { operation: operation.to_owned(), tenant: None, count, stage: CallStage::Answered, timeout_milliseconds: WAIT_MILLISECONDS }
     }
 
     /// Waits for so many received calls of an operation.
     #[must_use]
     pub fn received(operation: &str, count: u64) -> Self {
-        Self {
-            stage: CallStage::Received,
-            ..Self::answered(operation, count)
-        }
+        Self { stage: CallStage::Received, ..Self::answered(operation, count) }
     }
 }
 
@@ -154,20 +141,11 @@ pub(crate) fn router(shared: Arc<Shared>, ca_pem: String) -> Router {
         .route("/settings", get(settings).put(set_settings))
         .route("/tenants", post(add_tenant))
         .route("/tenants/{tenant}", get(tenant).delete(remove_tenant))
-        .route(
-            "/tenants/{tenant}/applications",
-            get(applications).post(add_application),
-        )
-        .route(
-            "/tenants/{tenant}/applications/{id}",
-            patch(edit_application).delete(remove_application),
-        )
+        .route("/tenants/{tenant}/applications", get(applications).post(add_application))
+        .route("/tenants/{tenant}/applications/{id}", patch(edit_application).delete(remove_application))
         .route("/tenants/{tenant}/roles", get(roles).post(add_role))
         .route("/tenants/{tenant}/roles/{id}", delete(remove_role))
-        .route(
-            "/tenants/{tenant}/redirect_uris",
-            get(redirect_uris).put(set_redirect_uris),
-        )
+        .route("/tenants/{tenant}/redirect_uris", get(redirect_uris).put(set_redirect_uris))
         .route("/tenants/{tenant}/tokens", get(tokens).put(set_tokens))
         .route("/tenants/{tenant}/users", post(add_user))
         .route("/keys", get(keys).post(add_key))
@@ -199,9 +177,7 @@ async fn reset(shared: World) -> Json<Value> {
 }
 
 async fn seed(shared: World, Json(seed): Json<Seed>) -> Reply<StateReport> {
-    Ok(Json(shared.change(|world| {
-        world.seed(seed).map(|()| world.report())
-    })?))
+    Ok(Json(shared.change(|world| world.seed(seed).map(|()| world.report()))?))
 }
 
 async fn switches(shared: World) -> Json<Switches> {
@@ -231,9 +207,7 @@ async fn add_tenant(shared: World, Json(tenant): Json<TenantSeed>) -> Reply<Tena
 }
 
 async fn tenant(shared: World, Path(tenant): Path<String>) -> Reply<Tenant> {
-    Ok(Json(
-        shared.look(|world| world.tenant_mut(&tenant).cloned())?,
-    ))
+    Ok(Json(shared.look(|world| world.tenant_mut(&tenant).cloned())?))
 }
 
 async fn remove_tenant(shared: World, Path(tenant): Path<String>) -> Reply<()> {
@@ -242,23 +216,14 @@ async fn remove_tenant(shared: World, Path(tenant): Path<String>) -> Reply<()> {
 
 /// In the order of registration.
 async fn applications(shared: World, Path(tenant): Path<String>) -> Reply<Vec<Application>> {
-    let mut applications: Vec<Application> = shared.look(|world| {
-        world
-            .tenant_mut(&tenant)
-            .map(|tenant| tenant.applications.values().cloned().collect())
-    })?;
+    let mut applications: Vec<Application> =
+        shared.look(|world| world.tenant_mut(&tenant).map(|tenant| tenant.applications.values().cloned().collect()))?;
     applications.sort_by_key(|application| application.sequence);
     Ok(Json(applications))
 }
 
-async fn add_application(
-    shared: World,
-    Path(tenant): Path<String>,
-    Json(seed): Json<ApplicationSeed>,
-) -> Reply<Application> {
-    Ok(Json(
-        shared.change(|world| world.add_application(&tenant, seed))?,
-    ))
+async fn add_application(shared: World, Path(tenant): Path<String>, Json(seed): Json<ApplicationSeed>) -> Reply<Application> {
+    Ok(Json(shared.change(|world| world.add_application(&tenant, seed))?))
 }
 
 async fn edit_application(
@@ -266,89 +231,44 @@ async fn edit_application(
     Path((tenant, id)): Path<(String, String)>,
     Json(edit): Json<ApplicationEdit>,
 ) -> Reply<Application> {
-    Ok(Json(shared.change(|world| {
-        world.edit_application(&tenant, &id, edit)
-    })?))
+    Ok(Json(shared.change(|world| world.edit_application(&tenant, &id, edit))?))
 }
 
-async fn remove_application(
-    shared: World,
-    Path((tenant, id)): Path<(String, String)>,
-) -> Reply<()> {
-    Ok(Json(
-        shared.change(|world| world.remove_application(&tenant, &id))?,
-    ))
+async fn remove_application(shared: World, Path((tenant, id)): Path<(String, String)>) -> Reply<()> {
+    Ok(Json(shared.change(|world| world.remove_application(&tenant, &id))?))
 }
 
 async fn roles(shared: World, Path(tenant): Path<String>) -> Reply<Vec<Role>> {
-    Ok(Json(shared.look(|world| {
-        world
-            .tenant_mut(&tenant)
-            .map(|tenant| tenant.roles.values().cloned().collect())
-    })?))
+    Ok(Json(shared.look(|world| world.tenant_mut(&tenant).map(|tenant| tenant.roles.values().cloned().collect()))?))
 }
 
-async fn add_role(
-    shared: World,
-    Path(tenant): Path<String>,
-    Json(seed): Json<RoleSeed>,
-) -> Reply<Role> {
+async fn add_role(shared: World, Path(tenant): Path<String>, Json(seed): Json<RoleSeed>) -> Reply<Role> {
     Ok(Json(shared.change(|world| world.add_role(&tenant, seed))?))
 }
 
 async fn remove_role(shared: World, Path((tenant, id)): Path<(String, String)>) -> Reply<()> {
-    Ok(Json(
-        shared.change(|world| world.remove_role(&tenant, &id))?,
-    ))
+    Ok(Json(shared.change(|world| world.remove_role(&tenant, &id))?))
 }
 
 async fn redirect_uris(shared: World, Path(tenant): Path<String>) -> Reply<Map<String, Value>> {
-    Ok(Json(shared.look(|world| {
-        world
-            .tenant_mut(&tenant)
-            .map(|tenant| tenant.redirect_uris.clone())
-    })?))
+    Ok(Json(shared.look(|world| world.tenant_mut(&tenant).map(|tenant| tenant.redirect_uris.clone()))?))
 }
 
-async fn set_redirect_uris(
-    shared: World,
-    Path(tenant): Path<String>,
-    Json(document): Json<Map<String, Value>>,
-) -> Reply<()> {
-    shared.change(|world| {
-        world
-            .tenant_mut(&tenant)
-            .map(|tenant| tenant.redirect_uris = document)
-    })?;
+async fn set_redirect_uris(shared: World, Path(tenant): Path<String>, Json(document): Json<Map<String, Value>>) -> Reply<()> {
+    shared.change(|world| world.tenant_mut(&tenant).map(|tenant| tenant.redirect_uris = document))?;
     Ok(Json(()))
 }
 
 async fn tokens(shared: World, Path(tenant): Path<String>) -> Reply<TokenConfiguration> {
-    Ok(Json(shared.look(|world| {
-        world
-            .tenant_mut(&tenant)
-            .map(|tenant| tenant.tokens.clone())
-    })?))
+    Ok(Json(shared.look(|world| world.tenant_mut(&tenant).map(|tenant| tenant.tokens.clone()))?))
 }
 
-async fn set_tokens(
-    shared: World,
-    Path(tenant): Path<String>,
-    Json(tokens): Json<TokenConfiguration>,
-) -> Reply<()> {
-    shared.change(|world| {
-        world
-            .tenant_mut(&tenant)
-            .map(|tenant| tenant.tokens = tokens)
-    })?;
+async fn set_tokens(shared: World, Path(tenant): Path<String>, Json(tokens): Json<TokenConfiguration>) -> Reply<()> {
+    shared.change(|world| world.tenant_mut(&tenant).map(|tenant| tenant.tokens = tokens))?;
     Ok(Json(()))
 }
 
-async fn add_user(
-    shared: World,
-    Path(tenant): Path<String>,
-    Json(user): Json<User>,
-) -> Reply<User> {
+async fn add_user(shared: World, Path(tenant): Path<String>, Json(user): Json<User>) -> Reply<User> {
     Ok(Json(shared.change(|world| world.add_user(&tenant, user))?))
 }
 
@@ -360,11 +280,7 @@ async fn add_key(shared: World, Json(seed): Json<KeySeed>) -> Reply<ApiKey> {
     Ok(Json(shared.change(|world| world.add_key(seed))?))
 }
 
-async fn edit_key(
-    shared: World,
-    Path(id): Path<String>,
-    Json(edit): Json<KeyEdit>,
-) -> Reply<ApiKey> {
+async fn edit_key(shared: World, Path(id): Path<String>, Json(edit): Json<KeyEdit>) -> Reply<ApiKey> {
     Ok(Json(shared.change(|world| world.edit_key(&id, edit))?))
 }
 
@@ -391,10 +307,7 @@ async fn wait_for_calls(shared: World, Query(wait): Query<CallWait>) -> Response
         };
         (reached >= wait.count).then(|| counts.clone())
     };
-    match shared
-        .until(Duration::from_millis(wait.timeout_milliseconds), enough)
-        .await
-    {
+    match shared.until(Duration::from_millis(wait.timeout_milliseconds), enough).await {
         Some(counts) => Json(counts).into_response(),
         None => (StatusCode::REQUEST_TIMEOUT, calls(shared).await).into_response(),
     }
@@ -420,10 +333,7 @@ async fn faults(shared: World) -> Json<Vec<FaultReport>> {
 }
 
 fn report(world: &crate::world::World, id: u64) -> Result<FaultReport, Failure> {
-    let fault = world
-        .faults
-        .get(id)
-        .ok_or_else(|| SeedError::Absent(format!("fault {id}")))?;
+    let fault = world.faults.get(id).ok_or_else(|| SeedError::Absent(format!("fault {id}")))?;
     Ok(fault.report.clone())
 }
 
@@ -451,11 +361,7 @@ async fn remove_fault(shared: World, Path(id): Path<u64>) -> Reply<FaultReport> 
 }
 
 /// Answers the fault once its effect is far enough; 408 when that takes too long, 404 when it was removed.
-async fn wait_for_fault(
-    shared: World,
-    Path(id): Path<u64>,
-    Query(wait): Query<FaultWait>,
-) -> Reply<FaultReport> {
+async fn wait_for_fault(shared: World, Path(id): Path<u64>, Query(wait): Query<FaultWait>) -> Reply<FaultReport> {
     let enough = |world: &mut crate::world::World| match report(world, id) {
         Err(absent) => Some(Err(absent)),
         Ok(report) => {
@@ -466,15 +372,8 @@ async fn wait_for_fault(
             (reached >= wait.count).then_some(Ok(Json(report)))
         }
     };
-    let found = shared
-        .until(Duration::from_millis(wait.timeout_milliseconds), enough)
-        .await;
-    found.unwrap_or_else(|| {
-        Err(Failure(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("fault {id} is not that far"),
-        ))
-    })
+    let found = shared.until(Duration::from_millis(wait.timeout_milliseconds), enough).await;
+    found.unwrap_or_else(|| Err(Failure(StatusCode::REQUEST_TIMEOUT, format!("fault {id} is not that far"))))
 }
 
 /// Lets all held calls go on and answers when they are through. Calls that come later are held again.
@@ -490,16 +389,7 @@ async fn release_fault(shared: World, Path(id): Path<u64>) -> Reply<FaultReport>
         Some(target)
     });
     let count = target.ok_or_else(|| SeedError::Absent(format!("fault {id}")))?;
-    wait_for_fault(
-        shared,
-        Path(id),
-        Query(FaultWait {
-            count,
-            stage: FaultStage::Completed,
-            ..FaultWait::default()
-        }),
-    )
-    .await
+    wait_for_fault(shared, Path(id), Query(FaultWait { count, stage: FaultStage::Completed, ..FaultWait::default() })).await
 }
 
 async fn secrets(shared: World) -> Json<Vec<SecretValue>> {

@@ -83,11 +83,7 @@ async fn perform(shared: Arc<Shared>, request: Request) -> Reaction {
             operation: route.operation.to_owned(),
             method: request.method.to_string(),
             path: request.path.clone(),
-            user_agent: request
-                .headers
-                .get(USER_AGENT)
-                .and_then(|value| value.to_str().ok())
-                .map(ToOwned::to_owned),
+            user_agent: request.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned),
             answered: false,
             status: None,
             fault: None,
@@ -107,12 +103,7 @@ async fn perform(shared: Arc<Shared>, request: Request) -> Reaction {
     if latency > 0 {
         tokio::time::sleep(Duration::from_millis(latency)).await;
     }
-    let exchange = Exchange {
-        shared,
-        request,
-        route,
-        sequence,
-    };
+    let exchange = Exchange { shared, request, route, sequence };
     match hit {
         None => {
             let answer = exchange.handle();
@@ -124,25 +115,14 @@ async fn perform(shared: Arc<Shared>, request: Request) -> Reaction {
 
 impl Exchange {
     fn handle(&self) -> Answer {
-        self.shared
-            .look(|world| services::handle(world, &self.request, &self.route))
+        self.shared.look(|world| services::handle(world, &self.request, &self.route))
     }
 
     /// Notes what became of the call.
     fn finish(&self, status: Option<StatusCode>, committed: bool) {
-        let outcome = Outcome {
-            status: status.map(|status| status.as_u16()),
-            committed,
-        };
-        self.shared
-            .change(|world| world.journal.finish(self.sequence, outcome));
-        tracing::debug!(
-            operation = self.route.operation,
-            tenant = self.route.tenant,
-            status = outcome.status,
-            committed,
-            "answered"
-        );
+        let outcome = Outcome { status: status.map(|status| status.as_u16()), committed };
+        self.shared.change(|world| world.journal.finish(self.sequence, outcome));
+        tracing::debug!(operation = self.route.operation, tenant = self.route.tenant, status = outcome.status, committed, "answered");
     }
 
     fn respond(&self, answer: Answer) -> Reaction {
@@ -210,80 +190,32 @@ impl Exchange {
             }
             Action::Drop { when } => self.instead(fault, when, None, Reaction::Drop),
             Action::Hang { when } => self.instead(fault, when, None, Reaction::Hang),
-            Action::Answer {
-                when,
-                status,
-                headers,
-                body,
-            } => {
+            Action::Answer { when, status, headers, body } => {
                 let mut answer = Answer::empty(status_code(status));
                 answer.body = body.into_bytes();
                 for (name, value) in &headers {
-                    if let (Ok(name), Ok(value)) = (
-                        HeaderName::try_from(name.as_str()),
-                        HeaderValue::from_str(value),
-                    ) {
+                    if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::from_str(value)) {
                         answer.headers.append(name, value);
                     }
                 }
-                self.instead(
-                    fault,
-                    when,
-                    Some(answer.status),
-                    Reaction::Respond(bodies::plain(answer)),
-                )
+                self.instead(fault, when, Some(answer.status), Reaction::Respond(bodies::plain(answer)))
             }
             Action::Html { when, status } => {
                 let answer = Answer::html(status_code(status));
-                self.instead(
-                    fault,
-                    when,
-                    Some(answer.status),
-                    Reaction::Respond(bodies::plain(answer)),
-                )
+                self.instead(fault, when, Some(answer.status), Reaction::Respond(bodies::plain(answer)))
             }
-            Action::Redirect {
-                when,
-                status,
-                location,
-            } => {
-                let target = if location.ends_with('/') {
-                    self.moved_to(&location)
-                } else {
-                    location
-                };
+            Action::Redirect { when, status, location } => {
+                let target = if location.ends_with('/') { self.moved_to(&location) } else { location };
                 let answer = Answer::empty(status_code(status)).header(LOCATION, &target);
-                self.instead(
-                    fault,
-                    when,
-                    Some(answer.status),
-                    Reaction::Respond(bodies::plain(answer)),
-                )
+                self.instead(fault, when, Some(answer.status), Reaction::Respond(bodies::plain(answer)))
             }
-            Action::HugeBody { when, bytes } => self.instead(
-                fault,
-                when,
-                Some(StatusCode::OK),
-                Reaction::Respond(bodies::huge(bytes)),
-            ),
-            Action::GzipBomb { when, bytes } => self.instead(
-                fault,
-                when,
-                Some(StatusCode::OK),
-                Reaction::Respond(bodies::bomb(bytes)),
-            ),
-            Action::Truncate { keep, framing } => {
-                self.shaped(fault, |answer| bodies::truncated(answer, keep, framing))
+            Action::HugeBody { when, bytes } => self.instead(fault, when, Some(StatusCode::OK), Reaction::Respond(bodies::huge(bytes))),
+            Action::GzipBomb { when, bytes } => self.instead(fault, when, Some(StatusCode::OK), Reaction::Respond(bodies::bomb(bytes))),
+            Action::Truncate { keep, framing } => self.shaped(fault, |answer| bodies::truncated(answer, keep, framing)),
+            Action::Drip { bytes, milliseconds } => {
+                self.shaped(fault, |answer| bodies::dripping(answer, bytes, Duration::from_millis(milliseconds)))
             }
-            Action::Drip {
-                bytes,
-                milliseconds,
-            } => self.shaped(fault, |answer| {
-                bodies::dripping(answer, bytes, Duration::from_millis(milliseconds))
-            }),
-            Action::WithoutNewest => {
-                self.shaped(fault, |answer| bodies::plain(without_newest(answer)))
-            }
+            Action::WithoutNewest => self.shaped(fault, |answer| bodies::plain(without_newest(answer))),
             Action::CommitLate { answer, until } => self.commit_late(fault, answer, until),
         }
     }
@@ -292,20 +224,13 @@ impl Exchange {
     fn committed_answer(&self) -> Answer {
         let answer = self.handle();
         if answer.committed {
-            self.shared
-                .change(|world| world.journal.commit(self.sequence));
+            self.shared.change(|world| world.journal.commit(self.sequence));
         }
         answer
     }
 
     /// Another reaction than the service's, before or after the service has done what was asked.
-    fn instead(
-        &self,
-        fault: u64,
-        when: When,
-        status: Option<StatusCode>,
-        reaction: Reaction,
-    ) -> Reaction {
+    fn instead(&self, fault: u64, when: When, status: Option<StatusCode>, reaction: Reaction) -> Reaction {
         let committed = when == When::AfterCommit && self.handle().committed;
         self.finish(status, committed);
         self.fired(fault);
@@ -327,10 +252,7 @@ impl Exchange {
             LateAnswer::Drop => (None, Reaction::Drop),
             LateAnswer::Status(status) => {
                 let answer = Answer::html(status_code(status));
-                (
-                    Some(answer.status),
-                    Reaction::Respond(bodies::plain(answer)),
-                )
+                (Some(answer.status), Reaction::Respond(bodies::plain(answer)))
             }
         };
         self.finish(status, false);

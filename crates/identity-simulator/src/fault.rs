@@ -44,15 +44,7 @@ impl Rule {
     /// Hits every call of an operation.
     #[must_use]
     pub fn every(operation: &str, action: Action) -> Self {
-        Self {
-            operation: operation.to_owned(),
-            tenant: None,
-            path_contains: None,
-            body_contains: None,
-            skip: 0,
-            times: None,
-            action,
-        }
+        Self { operation: operation.to_owned(), tenant: None, path_contains: None, body_contains: None, skip: 0, times: None, action }
     }
 
     /// Hits the next call of an operation, and no other.
@@ -289,32 +281,16 @@ pub(crate) struct Subject<'a> {
 
 impl Rule {
     fn matches(&self, subject: &Subject<'_>) -> bool {
-        let contains = |wanted: &str, bytes: &[u8]| {
-            wanted.is_empty()
-                || bytes
-                    .windows(wanted.len())
-                    .any(|window| window == wanted.as_bytes())
-        };
+        let contains =
+            |wanted: &str, bytes: &[u8]| wanted.is_empty() || bytes.windows(wanted.len()).any(|window| window == wanted.as_bytes());
         operation_matches(&self.operation, subject.operation)
-            && self
-                .tenant
-                .as_deref()
-                .is_none_or(|tenant| subject.tenant == Some(tenant))
-            && self
-                .path_contains
-                .as_deref()
-                .is_none_or(|text| contains(text, subject.path.as_bytes()))
-            && self
-                .body_contains
-                .as_deref()
-                .is_none_or(|text| contains(text, subject.body))
+            && self.tenant.as_deref().is_none_or(|tenant| subject.tenant == Some(tenant))
+            && self.path_contains.as_deref().is_none_or(|text| contains(text, subject.path.as_bytes()))
+            && self.body_contains.as_deref().is_none_or(|text| contains(text, subject.body))
     }
 
     fn is_open(&self, seen_before: u64) -> bool {
-        seen_before >= self.skip
-            && self
-                .times
-                .is_none_or(|times| seen_before - self.skip < times)
+        seen_before >= self.skip && self.times.is_none_or(|times| seen_before - self.skip < times)
     }
 }
 
@@ -322,9 +298,7 @@ impl Rule {
 pub(crate) fn operation_matches(pattern: &str, operation: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(beginning) => operation.starts_with(beginning),
-        None => operation
-            .strip_prefix(pattern)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
+        None => operation.strip_prefix(pattern).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
     }
 }
 
@@ -332,21 +306,8 @@ impl Faults {
     /// Adds a rule and answers its number.
     pub(crate) fn add(&mut self, rule: Rule) -> u64 {
         self.next_id += 1;
-        let report = FaultReport {
-            id: self.next_id,
-            rule,
-            seen: 0,
-            fired: 0,
-            held: 0,
-            completed: 0,
-        };
-        self.faults.insert(
-            self.next_id,
-            Fault {
-                report,
-                gates: Vec::new(),
-            },
-        );
+        let report = FaultReport { id: self.next_id, rule, seen: 0, fired: 0, held: 0, completed: 0 };
+        self.faults.insert(self.next_id, Fault { report, gates: Vec::new() });
         self.next_id
     }
 
@@ -383,10 +344,7 @@ impl Faults {
     }
 
     pub(crate) fn reports(&self) -> Vec<FaultReport> {
-        self.faults
-            .values()
-            .map(|fault| fault.report.clone())
-            .collect()
+        self.faults.values().map(|fault| fault.report.clone()).collect()
     }
 }
 
@@ -395,12 +353,7 @@ mod tests {
     use super::*;
 
     fn subject(operation: &str) -> Subject<'_> {
-        Subject {
-            operation,
-            tenant: Some("one"),
-            path: "/a/b",
-            body: b"{\"name\":\"x\"}",
-        }
+        Subject { operation, tenant: Some("one"), path: "/a/b", body: b"{\"name\":\"x\"}" }
     }
 
     #[test]
@@ -410,12 +363,7 @@ mod tests {
             ("iam.token", "iam.token", "the name", true),
             ("iam", "iam.token", "a beginning", true),
             ("app_id.role", "app_id.roles.list", "half a word", false),
-            (
-                "app_id.role*",
-                "app_id.roles.list",
-                "half a word with a star",
-                true,
-            ),
+            ("app_id.role*", "app_id.roles.list", "half a word with a star", true),
         ] {
             assert_eq!(operation_matches(pattern, operation), expected, "{reason}");
         }
@@ -424,42 +372,17 @@ mod tests {
     #[test]
     fn a_rule_skips_then_hits_then_rests() {
         let mut faults = Faults::default();
-        faults.add(
-            Rule::every("app_id", Action::WithoutNewest)
-                .skip(1)
-                .times(2),
-        );
-        let hits: Vec<bool> = (0..4)
-            .map(|_| faults.hit(&subject("app_id.token")).is_some())
-            .collect();
+        faults.add(Rule::every("app_id", Action::WithoutNewest).skip(1).times(2));
+        let hits: Vec<bool> = (0..4).map(|_| faults.hit(&subject("app_id.token")).is_some()).collect();
         assert_eq!(hits, [false, true, true, false]);
     }
 
     #[test]
     fn a_rule_may_look_at_tenant_path_and_body() {
         let mut faults = Faults::default();
-        faults.add(
-            Rule::every("*", Action::WithoutNewest)
-                .tenant("one")
-                .path_contains("/b")
-                .body_contains("\"x\""),
-        );
+        faults.add(Rule::every("*", Action::WithoutNewest).tenant("one").path_contains("/b").body_contains("\"x\""));
         assert!(faults.hit(&subject("app_id.token")).is_some());
-        assert!(
-            faults
-                .hit(&Subject {
-                    tenant: None,
-                    ..subject("app_id.token")
-                })
-                .is_none()
-        );
-        assert!(
-            faults
-                .hit(&Subject {
-                    body: b"",
-                    ..subject("app_id.token")
-                })
-                .is_none()
-        );
+        assert!(faults.hit(&Subject { tenant: None, ..subject("app_id.token") }).is_none());
+        assert!(faults.hit(&Subject { body: b"", ..subject("app_id.token") }).is_none());
     }
 }

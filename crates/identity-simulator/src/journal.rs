@@ -74,19 +74,13 @@ impl Counts {
     /// Calls of an operation, or of all that a pattern means, at one tenant.
     #[must_use]
     pub fn of_tenant(&self, tenant: &str, pattern: &str) -> Count {
-        self.tenants
-            .get(tenant)
-            .map(|operations| sum(operations, pattern))
-            .unwrap_or_default()
+        self.tenants.get(tenant).map(|operations| sum(operations, pattern)).unwrap_or_default()
     }
 }
 
 fn sum(operations: &BTreeMap<String, Count>, pattern: &str) -> Count {
     let mut total = Count::default();
-    for (_, count) in operations
-        .iter()
-        .filter(|(operation, _)| operation_matches(pattern, operation))
-    {
+    for (_, count) in operations.iter().filter(|(operation, _)| operation_matches(pattern, operation)) {
         total += *count;
     }
     total
@@ -113,13 +107,7 @@ impl Journal {
     pub(crate) fn receive(&mut self, mut call: Call) -> u64 {
         call.sequence = self.first + self.calls.len() as u64;
         let sequence = call.sequence;
-        self.count(
-            &call,
-            Count {
-                received: 1,
-                ..Count::default()
-            },
-        );
+        self.count(&call, Count { received: 1, ..Count::default() });
         self.calls.push(call);
         sequence
     }
@@ -136,11 +124,7 @@ impl Journal {
         let Some(call) = self.get_mut(sequence) else {
             return;
         };
-        let change = Count {
-            received: 0,
-            answered: u64::from(!call.answered),
-            committed: u64::from(outcome.committed && !call.committed),
-        };
+        let change = Count { received: 0, answered: u64::from(!call.answered), committed: u64::from(outcome.committed && !call.committed) };
         call.answered = true;
         call.status = outcome.status.or(call.status);
         call.committed |= outcome.committed;
@@ -153,10 +137,7 @@ impl Journal {
         let Some(call) = self.get_mut(sequence) else {
             return;
         };
-        let change = Count {
-            committed: u64::from(!call.committed),
-            ..Count::default()
-        };
+        let change = Count { committed: u64::from(!call.committed), ..Count::default() };
         call.committed = true;
         let call = call.clone();
         self.count(&call, change);
@@ -165,9 +146,7 @@ impl Journal {
     fn count(&mut self, call: &Call, change: Count) {
         self.counts.total += change;
         if !self.counts.operations.contains_key(&call.operation) {
-            self.counts
-                .operations
-                .insert(call.operation.clone(), Count::default());
+            self.counts.operations.insert(call.operation.clone(), Count::default());
         }
         if let Some(count) = self.counts.operations.get_mut(&call.operation) {
             *count += change;

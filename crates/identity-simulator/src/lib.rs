@@ -44,18 +44,15 @@ pub mod switches;
 mod world;
 
 pub use authority::CertificateError;
-pub use canary::{
-    CLIENT_SECRET as CLIENT_SECRET_MARK, PLAIN as PLAIN_MARK, TOKEN as TOKEN_MARK, canaries,
-    is_marked, spellings,
-};
+pub use canary::{CLIENT_SECRET as CLIENT_SECRET_MARK, PLAIN as PLAIN_MARK, TOKEN as TOKEN_MARK, canaries, is_marked, spellings};
 pub use client::{Control, ControlError};
 pub use control::{CallStage, CallWait, FaultStage, FaultWait};
 pub use fault::{Action, FaultReport, Framing, LateAnswer, Rule, Until, When};
 pub use journal::{Call, Count, Counts};
 pub use model::{
-    Access, AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed,
-    KeyEdit, KeySeed, Lifetime, Noted, OptionalLifetime, Role, RoleSeed, SecretKind, SecretValue,
-    Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
+    Access, AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Lifetime, Noted,
+    OptionalLifetime, Role, RoleSeed, SecretKind, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls,
+    User,
 };
 pub use signing::SigningError;
 pub use simulator::{Options, Simulator, StartError};

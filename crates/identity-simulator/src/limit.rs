@@ -12,12 +12,7 @@ pub(crate) struct Meter {
 
 impl Meter {
     /// Counts a call. Answers how much of the block is left when the call has to be refused; calls during a block do not prolong it.
-    pub(crate) fn refuse(
-        &mut self,
-        now: Instant,
-        per_second: u32,
-        block: Duration,
-    ) -> Option<Duration> {
+    pub(crate) fn refuse(&mut self, now: Instant, per_second: u32, block: Duration) -> Option<Duration> {
         if per_second == 0 {
             *self = Self::default();
             return None;
@@ -28,11 +23,7 @@ impl Meter {
             }
             *self = Self::default();
         }
-        while self
-            .calls
-            .front()
-            .is_some_and(|call| now.duration_since(*call) >= Duration::from_secs(1))
-        {
+        while self.calls.front().is_some_and(|call| now.duration_since(*call) >= Duration::from_secs(1)) {
             self.calls.pop_front();
         }
         if self.calls.len() >= per_second as usize {
@@ -56,10 +47,7 @@ mod tests {
         assert_eq!(meter.refuse(at(0), 2, block), None);
         assert_eq!(meter.refuse(at(10), 2, block), None);
         assert_eq!(meter.refuse(at(20), 2, block), Some(block));
-        assert_eq!(
-            meter.refuse(at(10_020), 2, block),
-            Some(Duration::from_secs(20))
-        );
+        assert_eq!(meter.refuse(at(10_020), 2, block), Some(Duration::from_secs(20)));
         assert_eq!(meter.refuse(at(30_020), 2, block), None);
     }
 
@@ -68,10 +56,7 @@ mod tests {
         let (start, block) = (Instant::now(), Duration::from_secs(30));
         let mut meter = Meter::default();
         for call in 0..20_u64 {
-            assert_eq!(
-                meter.refuse(start + Duration::from_millis(call * 500), 2, block),
-                None
-            );
+            assert_eq!(meter.refuse(start + Duration::from_millis(call * 500), 2, block), None);
         }
     }
 }

@@ -22,12 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 /// Serves the simulated services on a socket.
-pub(crate) fn serve(
-    shared: &Arc<Shared>,
-    socket: TcpListener,
-    tls: Arc<ServerConfig>,
-    listener: Listener,
-) {
+pub(crate) fn serve(shared: &Arc<Shared>, socket: TcpListener, tls: Arc<ServerConfig>, listener: Listener) {
     let listener = Arc::new(listener);
     accept(shared, socket, move |shared, stream| {
         let (listener, tls) = (listener.clone(), tls.clone());
@@ -36,28 +31,18 @@ pub(crate) fn serve(
             let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else {
                 return;
             };
-            connection(
-                stream,
-                service_fn(move |request| exchange(shared.clone(), listener.clone(), request)),
-            )
-            .await;
+            connection(stream, service_fn(move |request| exchange(shared.clone(), listener.clone(), request))).await;
         }
     });
 }
 
 /// Serves the control API on a socket.
 pub(crate) fn serve_control(shared: &Arc<Shared>, socket: TcpListener, router: Router) {
-    accept(shared, socket, move |_, stream| {
-        connection(stream, TowerToHyperService::new(router.clone()))
-    });
+    accept(shared, socket, move |_, stream| connection(stream, TowerToHyperService::new(router.clone())));
 }
 
 /// Notes credentials that reach a socket.
-pub(crate) fn serve_noting(
-    shared: &Arc<Shared>,
-    socket: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
-) {
+pub(crate) fn serve_noting(shared: &Arc<Shared>, socket: TcpListener, tls: Option<Arc<ServerConfig>>) {
     accept(shared, socket, move |shared, stream| {
         let tls = tls.clone();
         async move {
@@ -102,15 +87,10 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // An error is the client's leave or a fault on purpose.
-    let _ended = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn note(
-    shared: Arc<Shared>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+async fn note(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
     let body = match Limited::new(body, 1024 * 1024).collect().await {
         Ok(body) => body.to_bytes(),
@@ -119,27 +99,13 @@ async fn note(
     let body_text = String::from_utf8_lossy(&body);
     let path = parts.uri.to_string();
     shared.change(|world| {
-        let is_secret = |text: &str| {
-            world
-                .secrets
-                .iter()
-                .any(|secret| text.contains(&secret.value))
-        };
+        let is_secret = |text: &str| world.secrets.iter().any(|secret| text.contains(&secret.value));
         let mut credential_headers = Vec::new();
-        let mut texts = vec![
-            path.clone(),
-            body_text.to_string(),
-            percent_encoding::percent_decode_str(&body_text)
-                .decode_utf8_lossy()
-                .into_owned(),
-        ];
+        let mut texts =
+            vec![path.clone(), body_text.to_string(), percent_encoding::percent_decode_str(&body_text).decode_utf8_lossy().into_owned()];
         for (name, value) in &parts.headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            if matches!(
-                name.as_str(),
-                "authorization" | "cookie" | "proxy-authorization"
-            ) || is_secret(&value)
-            {
+            if matches!(name.as_str(), "authorization" | "cookie" | "proxy-authorization") || is_secret(&value) {
                 credential_headers.push(name.to_string());
             }
             texts.push(value);
@@ -152,13 +118,7 @@ async fn note(
             .collect();
         let secrets = leaked.len();
         let method = parts.method.to_string();
-        world.noted.push(Noted {
-            method,
-            path,
-            credential_headers,
-            secrets,
-            body_length: body.len(),
-        });
+        world.noted.push(Noted { method, path, credential_headers, secrets, body_length: body.len() });
     });
     let mut response = Response::new(Body::from("noted"));
     *response.status_mut() = StatusCode::OK;

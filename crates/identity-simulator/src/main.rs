@@ -57,10 +57,7 @@ enum Error {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(io::stderr).init();
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -79,28 +76,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Error> {
-    let Arguments {
-        listen,
-        control,
-        host,
-        regions,
-        ca_out,
-        seed,
-        exit_with_stdin,
-    } = arguments;
+    let Arguments { listen, control, host, regions, ca_out, seed, exit_with_stdin } = arguments;
     let seed = match seed {
         Some(path) => read_seed(&path)?,
         None => Seed::default(),
     };
     let host = host.unwrap_or_else(|| listen.ip().to_string());
-    let simulator = Simulator::start(Options {
-        listen,
-        control,
-        host,
-        regions,
-        seed,
-    })
-    .await?;
+    let simulator = Simulator::start(Options { listen, control, host, regions, seed }).await?;
     if let Some(path) = ca_out {
         std::fs::write(&path, simulator.ca_pem()).map_err(|error| Error::Write(path, error))?;
     }
@@ -118,8 +100,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
 
 /// YAML contains JSON.
 fn read_seed(path: &Path) -> Result<Seed, Error> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| Error::Read(path.to_owned(), error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| Error::Read(path.to_owned(), error))?;
     serde_saphyr::from_str(&text).map_err(|error| Error::Parse(path.to_owned(), Box::new(error)))
 }
 

@@ -183,9 +183,7 @@ pub struct Access {
     pub scopes: BTreeSet<String>,
 }
 
-fn null_as_empty<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeSet<String>, D::Error> {
+fn null_as_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -253,10 +251,7 @@ impl Default for Lifetime {
 
 impl Default for OptionalLifetime {
     fn default() -> Self {
-        Self {
-            expires_in: 2_592_000,
-            enabled: false,
-        }
+        Self { expires_in: 2_592_000, enabled: false }
     }
 }
 
@@ -265,10 +260,7 @@ impl Default for TokenConfiguration {
         Self {
             access: Lifetime::default(),
             refresh: OptionalLifetime::default(),
-            anonymous_access: OptionalLifetime {
-                enabled: true,
-                ..OptionalLifetime::default()
-            },
+            anonymous_access: OptionalLifetime { enabled: true, ..OptionalLifetime::default() },
             access_token_claims: Vec::new(),
             id_token_claims: Vec::new(),
         }

@@ -16,11 +16,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(world: World, stop: CancellationToken) -> Self {
-        Self {
-            world: Mutex::new(world),
-            changed: watch::Sender::new(()),
-            stop,
-        }
+        Self { world: Mutex::new(world), changed: watch::Sender::new(()), stop }
     }
 
     /// Looks at the world or changes it, then wakes all who wait for something.
@@ -36,11 +32,7 @@ impl Shared {
     }
 
     /// Waits until there is something to see. None when it takes too long.
-    pub(crate) async fn until<T>(
-        &self,
-        timeout: Duration,
-        mut see: impl FnMut(&mut World) -> Option<T>,
-    ) -> Option<T> {
+    pub(crate) async fn until<T>(&self, timeout: Duration, mut see: impl FnMut(&mut World) -> Option<T>) -> Option<T> {
         let mut news = self.changed.subscribe();
         let search = async {
             loop {
@@ -56,10 +48,7 @@ impl Shared {
     }
 
     /// Runs something until it is done or the simulator stops, whatever becomes of the caller.
-    pub(crate) fn spawn<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> tokio::task::JoinHandle<Option<T>> {
+    pub(crate) fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<Option<T>> {
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(future))
     }
 }

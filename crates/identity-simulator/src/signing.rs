@@ -3,9 +3,7 @@
 use crate::canary;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{
-    KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, UnparsedPublicKey,
-};
+use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, UnparsedPublicKey};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde_json::{Map, Value};
 use std::sync::OnceLock;
@@ -38,10 +36,7 @@ pub(crate) fn keys() -> Result<&'static Keys, SigningError> {
     if let Some(keys) = KEYS.get() {
         return Ok(keys);
     }
-    let keys = Keys {
-        iam: SigningKey::generate()?,
-        app_id: SigningKey::generate()?,
-    };
+    let keys = Keys { iam: SigningKey::generate()?, app_id: SigningKey::generate()? };
     Ok(KEYS.get_or_init(|| keys))
 }
 
@@ -54,12 +49,7 @@ impl SigningKey {
 
     /// The modulus as the key set writes it, with or without the leading zero byte of open point 2.
     pub(crate) fn modulus(&self, leading_zero: bool) -> String {
-        let mut bytes = self
-            .pair
-            .public_key()
-            .modulus()
-            .big_endian_without_leading_zero()
-            .to_vec();
+        let mut bytes = self.pair.public_key().modulus().big_endian_without_leading_zero().to_vec();
         if leading_zero {
             bytes.insert(0, 0);
         }
@@ -68,12 +58,7 @@ impl SigningKey {
 
     /// The public exponent as the key set writes it.
     pub(crate) fn exponent(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(
-            self.pair
-                .public_key()
-                .exponent()
-                .big_endian_without_leading_zero(),
-        )
+        BASE64_URL_SAFE_NO_PAD.encode(self.pair.public_key().exponent().big_endian_without_leading_zero())
     }
 
     /// Signs a token. A marked `jti` is added and comes first, so that the encoded token carries the mark, too.
@@ -86,18 +71,8 @@ impl SigningKey {
         let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
         let message = format!("{}.{}", encode(&header.to_string()), encode(&payload));
         let mut signature = vec![0; self.pair.public_modulus_len()];
-        self.pair
-            .sign(
-                &RSA_PKCS1_SHA256,
-                &SystemRandom::new(),
-                message.as_bytes(),
-                &mut signature,
-            )
-            .map_err(|_| SigningError)?;
-        Ok(format!(
-            "{message}.{}",
-            BASE64_URL_SAFE_NO_PAD.encode(signature)
-        ))
+        self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).map_err(|_| SigningError)?;
+        Ok(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
     }
 
     /// The claims of a token that this key signed and that is not over at `now` (Unix seconds).
@@ -109,9 +84,7 @@ impl SigningKey {
         if header.get("alg") != Some(&Value::from("RS256")) {
             return None;
         }
-        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.public)
-            .verify(message.as_bytes(), &decode(signature)?)
-            .ok()?;
+        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.public).verify(message.as_bytes(), &decode(signature)?).ok()?;
         let claims: Claims = serde_json::from_slice(&decode(payload)?).ok()?;
         (claims.get("exp")?.as_i64()? > now).then_some(claims)
     }
@@ -125,10 +98,7 @@ mod tests {
     fn a_token_is_marked_and_verifies_until_it_is_over() {
         let keys = keys().expect("keys");
         let claims = Claims::from_iter([("exp".to_owned(), Value::from(100))]);
-        let token = keys
-            .iam
-            .sign(&serde_json::json!({"alg": "RS256"}), claims)
-            .expect("signed");
+        let token = keys.iam.sign(&serde_json::json!({"alg": "RS256"}), claims).expect("signed");
         assert!(token.contains(canary::TOKEN));
         assert!(keys.iam.verify(&token, 99).is_some());
         assert!(keys.iam.verify(&token, 100).is_none());

@@ -114,31 +114,18 @@ impl Simulator {
     ///
     /// When a port is taken, keys cannot be made, or the seed is no good.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let first = options
-            .regions
-            .first()
-            .cloned()
-            .ok_or(StartError::NoRegion)?;
+        let first = options.regions.first().cloned().ok_or(StartError::NoRegion)?;
         // RSA keys take a while; other tasks of the runtime go on meanwhile.
-        tokio::task::spawn_blocking(keys)
-            .await
-            .map_err(|_| SigningError)??;
+        tokio::task::spawn_blocking(keys).await.map_err(|_| SigningError)??;
 
-        let mut hosts = vec![
-            "localhost".to_owned(),
-            "127.0.0.1".to_owned(),
-            options.host.clone(),
-            options.listen.ip().to_string(),
-        ];
+        let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), options.host.clone(), options.listen.ip().to_string()];
         hosts.sort();
         hosts.dedup();
         let authority = Authority::generate("identity-simulator CA")?;
         let other = Authority::generate("another CA")?;
         let good = authority.server(&hosts, Flaw::None)?;
 
-        let mut sockets = Sockets {
-            next: options.listen,
-        };
+        let mut sockets = Sockets { next: options.listen };
         let (iam, iam_port) = sockets.next().await?;
         let mut regions = Vec::new();
         let mut region_urls = BTreeMap::new();
@@ -170,50 +157,25 @@ impl Simulator {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared::new(world, stop.clone()));
 
-        let listener = Listener {
-            name: "iam".to_owned(),
-            serves_iam: true,
-            region: None,
-        };
+        let listener = Listener { name: "iam".to_owned(), serves_iam: true, region: None };
         listener::serve(&shared, iam, good.clone(), listener);
         for (region, socket) in regions {
-            let listener = Listener {
-                name: region.clone(),
-                serves_iam: false,
-                region: Some(region),
-            };
+            let listener = Listener { name: region.clone(), serves_iam: false, region: Some(region) };
             listener::serve(&shared, socket, good.clone(), listener);
         }
         for (name, socket, tls) in [
-            (
-                "other_authority",
-                other_authority,
-                other.server(&hosts, Flaw::None)?,
-            ),
+            ("other_authority", other_authority, other.server(&hosts, Flaw::None)?),
             ("expired", expired, authority.server(&hosts, Flaw::Expired)?),
-            (
-                "wrong_host",
-                wrong_host,
-                authority.server(&hosts, Flaw::WrongHost)?,
-            ),
+            ("wrong_host", wrong_host, authority.server(&hosts, Flaw::WrongHost)?),
         ] {
-            let listener = Listener {
-                name: name.to_owned(),
-                serves_iam: true,
-                region: Some(first.clone()),
-            };
+            let listener = Listener { name: name.to_owned(), serves_iam: true, region: Some(first.clone()) };
             listener::serve(&shared, socket, tls, listener);
         }
         listener::serve_noting(&shared, noted, Some(good));
         listener::serve_noting(&shared, noted_plain, None);
         let router = control::router(shared.clone(), authority.pem());
         listener::serve_control(&shared, control_socket, router);
-        Ok(Self {
-            urls,
-            ca_pem: authority.pem(),
-            shared,
-            _stop: stop.drop_guard(),
-        })
+        Ok(Self { urls, ca_pem: authority.pem(), shared, _stop: stop.drop_guard() })
     }
 
     /// Where the listeners are.

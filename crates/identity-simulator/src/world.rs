@@ -5,9 +5,8 @@ use crate::fault::Faults;
 use crate::journal::Journal;
 use crate::limit::Meter;
 use crate::model::{
-    AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit,
-    KeySeed, Noted, Role, RoleSeed, SecretKind, SecretValue, Seed, Settings, StateReport, Tenant,
-    TenantSeed, TokenConfiguration, Urls, User,
+    AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed,
+    SecretKind, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
 };
 use crate::switches::{DeletedApplicationInRoles, Switches};
 use jiff::{SignedDuration, Timestamp};
@@ -51,19 +50,11 @@ pub enum SeedError {
 const ACCOUNT: &str = "0123456789abcdef0123456789abcdef";
 
 fn or_uuid(text: &str) -> String {
-    if text.is_empty() {
-        uuid::Uuid::new_v4().to_string()
-    } else {
-        text.to_owned()
-    }
+    if text.is_empty() { uuid::Uuid::new_v4().to_string() } else { text.to_owned() }
 }
 
 fn marked(value: &str, what: &'static str) -> Result<String, SeedError> {
-    if canary::is_marked(value) {
-        Ok(value.to_owned())
-    } else {
-        Err(SeedError::Unmarked(what))
-    }
+    if canary::is_marked(value) { Ok(value.to_owned()) } else { Err(SeedError::Unmarked(what)) }
 }
 
 impl World {
@@ -114,16 +105,11 @@ impl World {
     }
 
     pub(crate) fn note_secret(&mut self, kind: SecretKind, value: &str) {
-        self.secrets.push(SecretValue {
-            kind,
-            value: value.to_owned(),
-        });
+        self.secrets.push(SecretValue { kind, value: value.to_owned() });
     }
 
     pub(crate) fn tenant_mut(&mut self, id: &str) -> Result<&mut Tenant, SeedError> {
-        self.tenants
-            .get_mut(id)
-            .ok_or_else(|| SeedError::Absent(format!("tenant {id}")))
+        self.tenants.get_mut(id).ok_or_else(|| SeedError::Absent(format!("tenant {id}")))
     }
 
     pub(crate) fn seed(&mut self, seed: Seed) -> Result<(), SeedError> {
@@ -147,11 +133,7 @@ impl World {
         if self.tenants.contains_key(&id) {
             return Err(SeedError::Exists(format!("tenant {id}")));
         }
-        let region = if seed.region.is_empty() {
-            self.first_region.clone()
-        } else {
-            seed.region
-        };
+        let region = if seed.region.is_empty() { self.first_region.clone() } else { seed.region };
         if !self.urls.regions.contains_key(&region) {
             return Err(SeedError::Absent(format!("region {region}")));
         }
@@ -162,10 +144,7 @@ impl World {
             self.note_secret(SecretKind::Password, &user.password);
             users.insert(user.username.clone(), user);
         }
-        let service_credential = seed
-            .service_credential
-            .map(|client| self.application(client))
-            .transpose()?;
+        let service_credential = seed.service_credential.map(|client| self.application(client)).transpose()?;
         let empty = || Map::from_iter([("redirectUris".to_owned(), json!([]))]);
         let tenant = Tenant {
             id: id.clone(),
@@ -194,19 +173,14 @@ impl World {
     }
 
     pub(crate) fn remove_tenant(&mut self, id: &str) -> Result<(), SeedError> {
-        self.tenants
-            .remove(id)
-            .map(|_| ())
-            .ok_or_else(|| SeedError::Absent(format!("tenant {id}")))
+        self.tenants.remove(id).map(|_| ()).ok_or_else(|| SeedError::Absent(format!("tenant {id}")))
     }
 
     /// A complete application out of what is given, not yet registered anywhere.
     fn application(&mut self, seed: ApplicationSeed) -> Result<Application, SeedError> {
         let secret = match (seed.kind, seed.secret) {
             (ApplicationKind::SinglePageApp, _) => None,
-            (ApplicationKind::RegularWebApp, Some(secret)) => {
-                Some(marked(&secret, "client secret")?)
-            }
+            (ApplicationKind::RegularWebApp, Some(secret)) => Some(marked(&secret, "client secret")?),
             (ApplicationKind::RegularWebApp, None) => Some(canary::client_secret()),
         };
         if let Some(secret) = &secret {
@@ -224,29 +198,17 @@ impl World {
         })
     }
 
-    pub(crate) fn add_application(
-        &mut self,
-        tenant: &str,
-        seed: ApplicationSeed,
-    ) -> Result<Application, SeedError> {
+    pub(crate) fn add_application(&mut self, tenant: &str, seed: ApplicationSeed) -> Result<Application, SeedError> {
         let application = self.application(seed)?;
         let applications = &mut self.tenant_mut(tenant)?.applications;
         if applications.contains_key(&application.client_id) {
-            return Err(SeedError::Exists(format!(
-                "application {}",
-                application.client_id
-            )));
+            return Err(SeedError::Exists(format!("application {}", application.client_id)));
         }
         applications.insert(application.client_id.clone(), application.clone());
         Ok(application)
     }
 
-    pub(crate) fn edit_application(
-        &mut self,
-        tenant: &str,
-        id: &str,
-        edit: ApplicationEdit,
-    ) -> Result<Application, SeedError> {
+    pub(crate) fn edit_application(&mut self, tenant: &str, id: &str, edit: ApplicationEdit) -> Result<Application, SeedError> {
         if let Some(secret) = &edit.secret {
             marked(secret, "client secret")?;
             self.note_secret(SecretKind::ClientSecret, secret);
@@ -255,10 +217,7 @@ impl World {
         if let Some(scopes) = edit.scopes {
             tenant.set_scopes(id, scopes);
         }
-        let application = tenant
-            .applications
-            .get_mut(id)
-            .ok_or_else(|| SeedError::Absent(format!("application {id}")))?;
+        let application = tenant.applications.get_mut(id).ok_or_else(|| SeedError::Absent(format!("application {id}")))?;
         if let Some(name) = edit.name {
             application.name = name;
         }
@@ -274,24 +233,14 @@ impl World {
     pub(crate) fn remove_application(&mut self, tenant: &str, id: &str) -> Result<(), SeedError> {
         let in_roles = self.switches.deleted_application_in_roles;
         let removed = self.tenant_mut(tenant)?.remove_application(id, in_roles);
-        if removed {
-            Ok(())
-        } else {
-            Err(SeedError::Absent(format!("application {id}")))
-        }
+        if removed { Ok(()) } else { Err(SeedError::Absent(format!("application {id}"))) }
     }
 
     pub(crate) fn add_role(&mut self, tenant: &str, seed: RoleSeed) -> Result<Role, SeedError> {
         self.next_sequence += 1;
         let sequence = self.next_sequence;
         let id = seed.id.unwrap_or_else(|| or_uuid(""));
-        let role = Role {
-            id: id.clone(),
-            name: seed.name,
-            description: seed.description,
-            access: seed.access,
-            sequence,
-        };
+        let role = Role { id: id.clone(), name: seed.name, description: seed.description, access: seed.access, sequence };
         let roles = &mut self.tenant_mut(tenant)?.roles;
         if roles.contains_key(&id) {
             return Err(SeedError::Exists(format!("role {id}")));
@@ -301,49 +250,27 @@ impl World {
     }
 
     pub(crate) fn remove_role(&mut self, tenant: &str, id: &str) -> Result<(), SeedError> {
-        if self.tenant_mut(tenant)?.remove_role(id) {
-            Ok(())
-        } else {
-            Err(SeedError::Absent(format!("role {id}")))
-        }
+        if self.tenant_mut(tenant)?.remove_role(id) { Ok(()) } else { Err(SeedError::Absent(format!("role {id}"))) }
     }
 
     pub(crate) fn add_user(&mut self, tenant: &str, mut user: User) -> Result<User, SeedError> {
         user.password = marked(&user.password, "password")?;
         user.id = or_uuid(&user.id);
         self.note_secret(SecretKind::Password, &user.password);
-        self.tenant_mut(tenant)?
-            .users
-            .insert(user.username.clone(), user.clone());
+        self.tenant_mut(tenant)?.users.insert(user.username.clone(), user.clone());
         Ok(user)
     }
 
     pub(crate) fn add_key(&mut self, seed: KeySeed) -> Result<ApiKey, SeedError> {
         let prefixed = |prefix: &str, text: &str| {
-            if text.is_empty() {
-                format!("{prefix}{}", or_uuid(""))
-            } else {
-                text.to_owned()
-            }
+            if text.is_empty() { format!("{prefix}{}", or_uuid("")) } else { text.to_owned() }
         };
         let key = ApiKey {
             id: prefixed("ApiKey-", &seed.id),
-            value: if seed.value.is_empty() {
-                canary::api_key()
-            } else {
-                marked(&seed.value, "API key")?
-            },
-            name: if seed.name.is_empty() {
-                "simulated".to_owned()
-            } else {
-                seed.name
-            },
+            value: if seed.value.is_empty() { canary::api_key() } else { marked(&seed.value, "API key")? },
+            name: if seed.name.is_empty() { "simulated".to_owned() } else { seed.name },
             identity: prefixed("ServiceId-", &seed.identity),
-            account: if seed.account.is_empty() {
-                ACCOUNT.to_owned()
-            } else {
-                seed.account
-            },
+            account: if seed.account.is_empty() { ACCOUNT.to_owned() } else { seed.account },
             enabled: seed.enabled,
             expires_at: seed.expires_at,
             visible_at: in_milliseconds(seed.visible_after_milliseconds),
@@ -353,20 +280,14 @@ impl World {
             return Err(SeedError::Exists(format!("API key {}", key.id)));
         }
         self.note_secret(SecretKind::ApiKey, &key.value);
-        self.rights
-            .entry(key.identity.clone())
-            .or_default()
-            .extend(seed.access);
+        self.rights.entry(key.identity.clone()).or_default().extend(seed.access);
         self.key_ids.insert(key.value.clone(), key.id.clone());
         self.keys.insert(key.id.clone(), key.clone());
         Ok(key)
     }
 
     pub(crate) fn edit_key(&mut self, id: &str, edit: KeyEdit) -> Result<ApiKey, SeedError> {
-        let key = self
-            .keys
-            .get_mut(id)
-            .ok_or_else(|| SeedError::Absent(format!("API key {id}")))?;
+        let key = self.keys.get_mut(id).ok_or_else(|| SeedError::Absent(format!("API key {id}")))?;
         if let Some(enabled) = edit.enabled {
             key.enabled = enabled;
         }
@@ -383,10 +304,7 @@ impl World {
     }
 
     pub(crate) fn remove_key(&mut self, id: &str) -> Result<(), SeedError> {
-        let key = self
-            .keys
-            .remove(id)
-            .ok_or_else(|| SeedError::Absent(format!("API key {id}")))?;
+        let key = self.keys.remove(id).ok_or_else(|| SeedError::Absent(format!("API key {id}")))?;
         self.key_ids.remove(&key.value);
         Ok(())
     }
@@ -398,9 +316,7 @@ impl World {
 
 fn in_milliseconds(milliseconds: u64) -> Timestamp {
     let delay = SignedDuration::from_millis(i64::try_from(milliseconds).unwrap_or(i64::MAX));
-    Timestamp::now()
-        .checked_add(delay)
-        .unwrap_or(Timestamp::MAX)
+    Timestamp::now().checked_add(delay).unwrap_or(Timestamp::MAX)
 }
 
 impl Tenant {
@@ -417,19 +333,13 @@ impl Tenant {
         application.scopes = scopes;
     }
 
-    pub(crate) fn remove_application(
-        &mut self,
-        client_id: &str,
-        in_roles: DeletedApplicationInRoles,
-    ) -> bool {
+    pub(crate) fn remove_application(&mut self, client_id: &str, in_roles: DeletedApplicationInRoles) -> bool {
         if in_roles == DeletedApplicationInRoles::Dropped {
             for role in self.roles.values_mut() {
-                role.access
-                    .retain(|access| access.application_id != client_id);
+                role.access.retain(|access| access.application_id != client_id);
             }
         }
-        self.refresh_tokens
-            .retain(|_, (_, client)| client != client_id);
+        self.refresh_tokens.retain(|_, (_, client)| client != client_id);
         self.applications.remove(client_id).is_some()
     }
 
@@ -446,10 +356,7 @@ impl Tenant {
 
     /// An application or the client of the service credential.
     pub(crate) fn client(&self, client_id: &str) -> Option<&Application> {
-        let credential = self
-            .service_credential
-            .as_ref()
-            .filter(|client| client.client_id == client_id);
+        let credential = self.service_credential.as_ref().filter(|client| client.client_id == client_id);
         self.applications.get(client_id).or(credential)
     }
 }

@@ -115,6 +115,8 @@ pub enum SecretView {
 pub enum Claim {
     /// It does not.
     Absent,
+    /// It stands, but without the tenant: somebody took the mark away, or a backup brought it. A registration may have been sent.
+    Unmarked,
     /// It was there when the pass began: a registration may have been sent before.
     Before,
     /// This pass wrote it: nothing was sent yet.
@@ -283,6 +285,8 @@ pub struct World {
     pub troubles: Vec<Trouble>,
     /// What a person would want to know.
     pub news: Vec<News>,
+    /// Until when a Secret that somebody else keeps changing is left as it is.
+    pub contested_until: Option<Timestamp>,
     /// The deletion, when there is one.
     pub deleting: Option<Deleting>,
 }
@@ -372,8 +376,10 @@ pub enum Next {
 pub enum Outcome {
     /// It is done.
     Done,
-    /// An application: registered, renamed or seen.
+    /// An application: registered or seen.
     Application(Application),
+    /// It has its display name.
+    Renamed,
     /// Asked by id: not found.
     NotFound,
     /// The list holds these with our provisional name.
@@ -482,6 +488,9 @@ pub fn obstacle(world: &World) -> Option<Problem> {
         ));
     }
     match &world.secret {
+        SecretView::Ours { is_intact: false, .. } if world.contested_until.is_some() => {
+            Some(Problem::new(Reason::Contested, "something else keeps changing the Secret; it is put back at growing intervals"))
+        }
         SecretView::Foreign { whose } => Some(Problem::new(
             Reason::SecretConflict,
             format!("a Secret of that name exists and belongs to {whose}; it is left as it is: choose another secret.name, or remove it"),
@@ -551,7 +560,7 @@ fn register(world: &World, now: Timestamp) -> Option<Step> {
         return None;
     }
     match world.claim {
-        Claim::Absent => Some(Step::Claim),
+        Claim::Absent | Claim::Unmarked => Some(Step::Claim),
         Claim::Before if world.remote.namesakes.is_none() => Some(Step::FindNamesakes),
         _ if !world.remote.registration_was_sent => Some(Step::Register),
         _ => None,
@@ -560,7 +569,7 @@ fn register(world: &World, now: Timestamp) -> Option<Step> {
 
 fn take_over(world: &World, id: &ClientId, holding: Holding) -> Option<Step> {
     Some(match (&world.claim, &world.secret) {
-        (Claim::Absent, _) => Step::Claim,
+        (Claim::Absent | Claim::Unmarked, _) => Step::Claim,
         (_, SecretView::Leftover { .. }) => Step::TakeOverSecret,
         _ => Step::Hold(id.clone(), holding),
     })
@@ -858,6 +867,14 @@ fn later(time: Timestamp, wait: Duration) -> Timestamp {
     time.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
+impl Verdict {
+    /// Whether a deletion met a failure, as opposed to having to wait until it can be sure.
+    #[must_use]
+    pub fn failed_deletion(&self) -> bool {
+        self.problem.as_ref().is_some_and(|problem| problem.reason != Reason::Deleting)
+    }
+}
+
 impl Added {
     fn is_within(&self, other: &Self) -> bool {
         self.scopes.is_subset(&other.scopes) && self.roles.is_subset(&other.roles) && self.redirect_uris.is_subset(&other.redirect_uris)
@@ -933,7 +950,7 @@ impl World {
     fn absorb_outcome(&mut self, step: &Step, outcome: Outcome, now: Timestamp) {
         match (step, outcome) {
             (Step::Claim, _) => {
-                self.claim = Claim::Now;
+                self.claim = if self.claim == Claim::Absent { Claim::Now } else { Claim::Before };
                 if let ProviderView::Usable { tenant, .. } = &self.provider {
                     self.recorded.tenant = Some(tenant.clone());
                     self.stored.tenant = self.recorded.tenant.clone();
@@ -1004,9 +1021,9 @@ impl World {
                 self.recorded.added.redirect_uris.retain(|uri| !remove.contains(uri) && !already.contains(uri));
                 self.remote.redirect_uris = Some(list);
             }
-            (Step::Rename(_), Outcome::Application(application)) => {
+            (Step::Rename(name), _) => {
                 if let Sight::Present(seen) = &mut self.remote.sight {
-                    seen.name = application.name;
+                    seen.name = name.clone();
                 }
             }
             (Step::Try, _) => self.recorded.verified = true,
@@ -1258,6 +1275,9 @@ impl World {
         let unclear = self.recorded.unclear_since.map(|since| later(since, LATE_COMMIT).max(later(now, Duration::from_secs(1))));
         let wait = problem.map(|problem| match (self.slowest_failure(), problem.reason) {
             (_, Reason::ConfirmingAbsence) => ABSENCE_SPACING,
+            (_, Reason::Contested) => {
+                self.contested_until.and_then(|until| Duration::try_from(until.duration_since(now)).ok()).unwrap_or_default()
+            }
             (Some(failure), _) => wait::after(failure, failures, seed),
             (None, Reason::InProgress) => Duration::from_secs(1),
             (None, Reason::RoleNotFound) => wait::spread(wait::ROLE_MISSING, seed, failures, -0.2, 0.0),

@@ -8,11 +8,7 @@ use kube::Api;
 
 #[tokio::test]
 async fn a_killed_api_server_returns_with_its_data_and_its_record_on_the_same_port() {
-    let control_plane = ControlPlane::builder()
-        .without_controller_manager()
-        .start()
-        .await
-        .unwrap();
+    let control_plane = ControlPlane::builder().without_controller_manager().start().await.unwrap();
     let namespace = control_plane.create_namespace("kept").await.unwrap();
     let client = control_plane.admin_client();
     let namespaces: Api<Namespace> = Api::all(client);

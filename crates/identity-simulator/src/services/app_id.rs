@@ -6,10 +6,7 @@ mod tokens;
 
 use super::{Answer, Request, Route, iam};
 use crate::model::{AccessRole, Tenant};
-use crate::switches::{
-    ApplicationRolesReading, RateLimitStatus, RetryAfter, ScopesReading, Switches, UnknownTenant,
-    WrongMethod,
-};
+use crate::switches::{ApplicationRolesReading, RateLimitStatus, RetryAfter, ScopesReading, Switches, UnknownTenant, WrongMethod};
 use crate::world::World;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER};
 use http::{HeaderName, Method, StatusCode};
@@ -78,46 +75,31 @@ fn authorization_operation(method: &Method, rest: &[&str]) -> &'static str {
         (["introspect"], "POST") => "app_id.introspect",
         (["revoke"], "POST") => "app_id.revoke",
         (["userinfo"], "GET") => "app_id.userinfo",
-        (
-            [".well-known", "openid-configuration"]
-            | ["publickeys" | "token" | "introspect" | "revoke" | "userinfo"],
-            _,
-        ) => "app_id.authorization.wrong_method",
+        ([".well-known", "openid-configuration"] | ["publickeys" | "token" | "introspect" | "revoke" | "userinfo"], _) => {
+            "app_id.authorization.wrong_method"
+        }
         _ => "app_id.authorization.unknown",
     }
 }
 
 pub(super) fn handle(world: &mut World, request: &Request, route: &Route) -> Answer {
     answer(world, request, route)
-        .header(
-            CACHE_CONTROL,
-            "no-store, no-cache, must-revalidate, proxy-revalidate",
-        )
+        .header(CACHE_CONTROL, "no-store, no-cache, must-revalidate, proxy-revalidate")
         .header(CACHE_STATUS_HEADER, "DYNAMIC")
         .header(RAY_HEADER, &uuid::Uuid::new_v4().simple().to_string()[..16])
 }
 
 fn answer(world: &mut World, request: &Request, route: &Route) -> Answer {
-    let is_management = request
-        .path
-        .trim_start_matches('/')
-        .starts_with("management/");
+    let is_management = request.path.trim_start_matches('/').starts_with("management/");
     let Some(tenant_id) = route.tenant.as_deref() else {
         return not_found();
     };
-    let caller = request
-        .bearer()
-        .and_then(|token| iam::authenticate(world, token));
+    let caller = request.bearer().and_then(|token| iam::authenticate(world, token));
     let switches = world.switches.clone();
-    let lives_here =
-        |tenant: &&Tenant| request.listener.region.as_deref() == Some(tenant.region.as_str());
+    let lives_here = |tenant: &&Tenant| request.listener.region.as_deref() == Some(tenant.region.as_str());
     if world.tenants.get(tenant_id).filter(lives_here).is_none() {
         let asks_first = switches.unknown_tenant == UnknownTenant::AfterAuthentication;
-        return if is_management && asks_first && caller.is_none() {
-            unauthenticated(&switches)
-        } else {
-            not_found()
-        };
+        return if is_management && asks_first && caller.is_none() { unauthenticated(&switches) } else { not_found() };
     }
     if let Some(answer) = blocked(world, tenant_id, is_management) {
         return answer;
@@ -131,18 +113,9 @@ fn answer(world: &mut World, request: &Request, route: &Route) -> Answer {
     let Some(caller) = caller else {
         return unauthenticated(&switches);
     };
-    let role = world
-        .rights
-        .get(&caller)
-        .and_then(|rights| rights.get(tenant_id))
-        .copied();
+    let role = world.rights.get(&caller).and_then(|rights| rights.get(tenant_id)).copied();
     if role.is_none_or(|role| role < needed_role(&switches, route.operation)) {
-        return refuse(
-            &switches,
-            StatusCode::FORBIDDEN,
-            "FORBIDDEN",
-            "Insufficient permissions",
-        );
+        return refuse(&switches, StatusCode::FORBIDDEN, "FORBIDDEN", "Insufficient permissions");
     }
     let is_reader = role == Some(AccessRole::Reader);
     management::handle(world, request, route, tenant_id, is_reader)
@@ -154,43 +127,24 @@ fn not_found() -> Answer {
 }
 
 fn unauthenticated(switches: &Switches) -> Answer {
-    refuse(
-        switches,
-        StatusCode::UNAUTHORIZED,
-        "UNAUTHORIZED",
-        "Unauthorized",
-    )
+    refuse(switches, StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Unauthorized")
 }
 
 fn wrong_method(switches: &Switches, route: &Route) -> Answer {
-    let allowed = if route.id.is_some() {
-        "GET, PUT, DELETE"
-    } else {
-        "GET, POST, PUT"
-    };
+    let allowed = if route.id.is_some() { "GET, PUT, DELETE" } else { "GET, POST, PUT" };
     match switches.wrong_method {
         WrongMethod::NotFound => not_found(),
-        WrongMethod::MethodNotAllowed => refuse(
-            switches,
-            StatusCode::METHOD_NOT_ALLOWED,
-            "METHOD_NOT_ALLOWED",
-            "Method not allowed",
-        )
-        .header(ALLOW, allowed),
+        WrongMethod::MethodNotAllowed => {
+            refuse(switches, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed").header(ALLOW, allowed)
+        }
     }
 }
 
 /// The IAM role an operation needs (App ID 2).
 fn needed_role(switches: &Switches, operation: &str) -> AccessRole {
     match operation {
-        "app_id.scopes.get" if switches.scopes_reading == ScopesReading::Writer => {
-            AccessRole::Writer
-        }
-        "app_id.application_roles.get"
-            if switches.application_roles_reading == ApplicationRolesReading::Writer =>
-        {
-            AccessRole::Writer
-        }
+        "app_id.scopes.get" if switches.scopes_reading == ScopesReading::Writer => AccessRole::Writer,
+        "app_id.application_roles.get" if switches.application_roles_reading == ApplicationRolesReading::Writer => AccessRole::Writer,
         _ if operation.ends_with(".get") || operation.ends_with(".list") => AccessRole::Reader,
         _ => AccessRole::Writer,
     }
@@ -201,14 +155,8 @@ fn refuse(switches: &Switches, status: StatusCode, code: &str, message: &str) ->
     use crate::switches::ErrorBodies;
     match switches.error_bodies {
         ErrorBodies::Message => Answer::json(status, &json!({"message": message})),
-        ErrorBodies::ErrorCode => Answer::json(
-            status,
-            &json!({"error_code": code, "error_description": message}),
-        ),
-        ErrorBodies::Errors => Answer::json(
-            status,
-            &json!({"errors": [{"code": code, "message": message}]}),
-        ),
+        ErrorBodies::ErrorCode => Answer::json(status, &json!({"error_code": code, "error_description": message})),
+        ErrorBodies::Errors => Answer::json(status, &json!({"errors": [{"code": code, "message": message}]})),
         ErrorBodies::Text => Answer::text(status, message),
         ErrorBodies::Empty => Answer::empty(status),
     }
@@ -219,17 +167,9 @@ fn blocked(world: &mut World, tenant: &str, is_management: bool) -> Option<Answe
     let (switches, settings) = (world.switches.clone(), world.settings.clone());
     let tenant = world.tenants.get_mut(tenant)?;
     let left = if is_management {
-        tenant.management.refuse(
-            Instant::now(),
-            settings.management_calls_per_second,
-            settings.block(),
-        )
+        tenant.management.refuse(Instant::now(), settings.management_calls_per_second, settings.block())
     } else {
-        tenant.authorization.refuse(
-            Instant::now(),
-            settings.authorization_calls_per_second,
-            settings.block(),
-        )
+        tenant.authorization.refuse(Instant::now(), settings.authorization_calls_per_second, settings.block())
     }?;
     Some(too_many_requests(&switches, left))
 }
@@ -240,10 +180,7 @@ fn too_many_requests(switches: &Switches, left: Duration) -> Answer {
         RateLimitStatus::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         RateLimitStatus::Forbidden => StatusCode::FORBIDDEN,
     };
-    let answer = Answer::json(
-        status,
-        &json!({"error_code": "too many requests", "error_description": "too many requests"}),
-    );
+    let answer = Answer::json(status, &json!({"error_code": "too many requests", "error_description": "too many requests"}));
     let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
     match switches.retry_after {
         RetryAfter::Absent => answer,
@@ -254,11 +191,7 @@ fn too_many_requests(switches: &Switches, left: Duration) -> Answer {
 
 fn http_date(seconds_ahead: u64) -> String {
     let ahead = SignedDuration::from_secs(i64::try_from(seconds_ahead).unwrap_or_default());
-    let moment = Timestamp::now()
-        .checked_add(ahead)
-        .unwrap_or(Timestamp::MAX);
+    let moment = Timestamp::now().checked_add(ahead).unwrap_or(Timestamp::MAX);
     // The printer refuses only years below zero.
-    rfc2822::DateTimePrinter::new()
-        .timestamp_to_rfc9110_string(&moment)
-        .unwrap_or_default()
+    rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&moment).unwrap_or_default()
 }

@@ -5,8 +5,8 @@ use crate::canary;
 use crate::model::{ApiKey, IssuedToken, SecretKind};
 use crate::signing::{Claims, keys};
 use crate::switches::{
-    IamDisabledKeyStatus, IamExpiredKey, IamLifetimeFields, IamOtherAccount, IamRefreshToken,
-    IamTokenReuse, IamUnknownGrant, IamUnknownKeyStatus,
+    IamDisabledKeyStatus, IamExpiredKey, IamLifetimeFields, IamOtherAccount, IamRefreshToken, IamTokenReuse, IamUnknownGrant,
+    IamUnknownKeyStatus,
 };
 use crate::world::World;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_LENGTH, USER_AGENT};
@@ -32,12 +32,7 @@ struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, message: &'static str) -> Self {
-        Self {
-            status,
-            code,
-            message,
-            details: None,
-        }
+        Self { status, code, message, details: None }
     }
 
     fn details(mut self, details: impl Into<String>) -> Self {
@@ -46,29 +41,17 @@ impl Refusal {
     }
 
     fn missing(property: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "BXNIM0109E",
-            "Property missing or empty.",
-        )
-        .details(format!("Property '{property}' either missing or empty."))
+        Self::new(StatusCode::BAD_REQUEST, "BXNIM0109E", "Property missing or empty.")
+            .details(format!("Property '{property}' either missing or empty."))
     }
 }
 
 pub(super) fn route(method: &Method, segments: &[&str]) -> Route {
-    let expected = |operation, expected: Method| {
-        Route::new(if *method == expected {
-            operation
-        } else {
-            "iam.wrong_method"
-        })
-    };
+    let expected = |operation, expected: Method| Route::new(if *method == expected { operation } else { "iam.wrong_method" });
     match segments {
         ["identity" | "oidc", "token"] => expected("iam.token", Method::POST),
         ["identity", "keys"] => expected("iam.keys", Method::GET),
-        ["identity", ".well-known", "openid-configuration"] => {
-            expected("iam.discovery", Method::GET)
-        }
+        ["identity", ".well-known", "openid-configuration"] => expected("iam.discovery", Method::GET),
         _ => Route::new("iam.unknown"),
     }
 }
@@ -94,20 +77,9 @@ pub(super) fn handle(world: &mut World, request: &Request, route: &Route) -> Ans
     match answer {
         Ok(value) => Answer::json(StatusCode::OK, &value),
         Err(refusal) => {
-            let answer = Answer::json(
-                refusal.status,
-                &error_body(world, request, &refusal, &transaction, started),
-            );
-            let allowed = if request.path.ends_with("token") {
-                "POST"
-            } else {
-                "GET"
-            };
-            if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
-                answer.header(ALLOW, allowed)
-            } else {
-                answer
-            }
+            let answer = Answer::json(refusal.status, &error_body(world, request, &refusal, &transaction, started));
+            let allowed = if request.path.ends_with("token") { "POST" } else { "GET" };
+            if refusal.status == StatusCode::METHOD_NOT_ALLOWED { answer.header(ALLOW, allowed) } else { answer }
         }
     }
     .header(TRANSACTION_HEADER, &transaction)
@@ -115,13 +87,7 @@ pub(super) fn handle(world: &mut World, request: &Request, route: &Route) -> Ans
     .header(CONTENT_LANGUAGE, "en-US")
 }
 
-fn error_body(
-    world: &World,
-    request: &Request,
-    refusal: &Refusal,
-    transaction: &str,
-    started: Timestamp,
-) -> Value {
+fn error_body(world: &World, request: &Request, refusal: &Refusal, transaction: &str, started: Timestamp) -> Value {
     let moment = |time: Timestamp| time.strftime("%d.%m.%Y %H:%M:%S:%3f GMT").to_string();
     let ended = Timestamp::now();
     let mut body = json!({
@@ -155,11 +121,7 @@ fn token(world: &mut World, request: &Request) -> Result<Value, Refusal> {
         return Err(Refusal::missing("grant_type"));
     }
     let form = request.form();
-    let field = |name: &str| {
-        form.get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
-    };
+    let field = |name: &str| form.get(name).map(String::as_str).filter(|value| !value.is_empty());
     match field("grant_type") {
         None => return Err(Refusal::missing("grant_type")),
         Some(APIKEY_GRANT) => {}
@@ -170,15 +132,8 @@ fn token(world: &mut World, request: &Request) -> Result<Value, Refusal> {
     }
     let value = field("apikey").ok_or_else(|| Refusal::missing("apikey"))?;
     let client = request.basic();
-    if client
-        .as_ref()
-        .is_some_and(|client| *client != ("bx".to_owned(), "bx".to_owned()))
-    {
-        return Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "BXNIM0310E",
-            "Client could not be found.",
-        ));
+    if client.as_ref().is_some_and(|client| *client != ("bx".to_owned(), "bx".to_owned())) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "BXNIM0310E", "Client could not be found."));
     }
     let now = world.now();
     check_key(world, value, now)?;
@@ -194,14 +149,8 @@ fn unknown_grant(world: &World, grant: &str) -> Refusal {
 }
 
 fn validation_failed(property: &str, value: &str, valid: &str) -> Refusal {
-    Refusal::new(
-        StatusCode::BAD_REQUEST,
-        "BXNIM0106E",
-        "Property validation failed.",
-    )
-    .details(format!(
-        "Validation of property '{property}' with value '{value}' failed. Valid values: {valid}"
-    ))
+    Refusal::new(StatusCode::BAD_REQUEST, "BXNIM0106E", "Property validation failed.")
+        .details(format!("Validation of property '{property}' with value '{value}' failed. Valid values: {valid}"))
 }
 
 /// Whether a key is there, visible, enabled and not over (IAM 1.5).
@@ -222,10 +171,7 @@ fn check_key(world: &mut World, value: &str, now: i64) -> Result<(), Refusal> {
         };
         Refusal::new(status, "BXNIM0462E", "Provided API key is disabled.")
     };
-    let key = world
-        .key_by_value(value)
-        .filter(|key| key.visible_at <= Timestamp::now())
-        .ok_or_else(unknown)?;
+    let key = world.key_by_value(value).filter(|key| key.visible_at <= Timestamp::now()).ok_or_else(unknown)?;
     if !key.enabled {
         return Err(disabled());
     }
@@ -242,51 +188,22 @@ fn check_account(world: &mut World, request: &Request, value: &str) -> Result<()
     let Some(accounts) = request.header(&ACCOUNT_HEADER) else {
         return Ok(());
     };
-    let is_expected = |key: &&mut ApiKey| {
-        accounts
-            .split(',')
-            .any(|account| account.trim() == key.account)
-    };
+    let is_expected = |key: &&mut ApiKey| accounts.split(',').any(|account| account.trim() == key.account);
     if world.key_by_value(value).as_ref().is_some_and(is_expected) {
         return Ok(());
     }
     Err(match world.switches.iam_other_account {
-        IamOtherAccount::BadRequest => Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "BXNIM0410E",
-            "Provided API key is not valid for the account.",
-        ),
-        IamOtherAccount::Forbidden => Refusal::new(
-            StatusCode::FORBIDDEN,
-            "BXNIM0513E",
-            "You are not authorized.",
-        ),
+        IamOtherAccount::BadRequest => {
+            Refusal::new(StatusCode::BAD_REQUEST, "BXNIM0410E", "Provided API key is not valid for the account.")
+        }
+        IamOtherAccount::Forbidden => Refusal::new(StatusCode::FORBIDDEN, "BXNIM0513E", "You are not authorized."),
     })
 }
 
-fn issue(
-    world: &mut World,
-    value: &str,
-    has_client: bool,
-    form: &BTreeMap<String, String>,
-    now: i64,
-) -> Result<Value, Refusal> {
-    let internal = || {
-        Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "BXNIM0050E",
-            "Internal error.",
-        )
-    };
-    let (switches, issuer, life) = (
-        world.switches.clone(),
-        format!("{}/identity", world.urls.iam),
-        world.settings.iam_expires_in,
-    );
-    let scope = form
-        .get("scope")
-        .filter(|scope| !scope.is_empty())
-        .map_or(SCOPE, String::as_str);
+fn issue(world: &mut World, value: &str, has_client: bool, form: &BTreeMap<String, String>, now: i64) -> Result<Value, Refusal> {
+    let internal = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "BXNIM0050E", "Internal error.");
+    let (switches, issuer, life) = (world.switches.clone(), format!("{}/identity", world.urls.iam), world.settings.iam_expires_in);
+    let scope = form.get("scope").filter(|scope| !scope.is_empty()).map_or(SCOPE, String::as_str);
     let key = world.key_by_value(value).ok_or_else(internal)?;
     let reusable = |token: &IssuedToken| now - token.issued < (token.expires - token.issued) / 2;
     let token = match key.last_token.clone().filter(reusable) {
@@ -294,14 +211,8 @@ fn issue(
         _ => {
             let claims = claims(key, &issuer, scope, has_client, now, now + life);
             let header = json!({"kid": KEY_ID, "alg": "RS256"});
-            let text = keys()
-                .and_then(|keys| keys.iam.sign(&header, claims))
-                .map_err(|_| internal())?;
-            IssuedToken {
-                text,
-                issued: now,
-                expires: now + life,
-            }
+            let text = keys().and_then(|keys| keys.iam.sign(&header, claims)).map_err(|_| internal())?;
+            IssuedToken { text, issued: now, expires: now + life }
         }
     };
     key.last_token = Some(token.clone());
@@ -338,14 +249,7 @@ fn issue(
 }
 
 /// The claims of a service ID's token (IAM 2.2). There is neither `nbf` nor `aud`.
-fn claims(
-    key: &ApiKey,
-    issuer: &str,
-    scope: &str,
-    has_client: bool,
-    issued: i64,
-    expires: i64,
-) -> Claims {
+fn claims(key: &ApiKey, issuer: &str, scope: &str, has_client: bool, issued: i64, expires: i64) -> Claims {
     let iam_id = format!("iam-{}", key.identity);
     let claims = json!({
         "iam_id": iam_id,
@@ -374,13 +278,7 @@ fn claims(
 
 /// No `use` (IAM 2.3), and a plain modulus: the leading zero byte is App ID's.
 fn key_set() -> Result<Value, Refusal> {
-    let keys = keys().map_err(|_| {
-        Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "BXNIM0050E",
-            "Internal error.",
-        )
-    })?;
+    let keys = keys().map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "BXNIM0050E", "Internal error."))?;
     Ok(json!({"keys": [{
         "kty": "RSA", "n": keys.iam.modulus(false), "e": keys.iam.exponent(), "alg": "RS256", "kid": KEY_ID,
     }]}))

@@ -59,12 +59,8 @@ pub(crate) struct Answer {
 
 /// Which operation a request is. Every request is one, if only `iam.unknown`.
 pub(crate) fn route(request: &Request) -> Route {
-    let segments: Vec<String> = request
-        .path
-        .trim_matches('/')
-        .split('/')
-        .map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned())
-        .collect();
+    let segments: Vec<String> =
+        request.path.trim_matches('/').split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned()).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let is_iam = matches!(segments[..], ["identity" | "oidc", ..]);
     if request.listener.serves_iam && (is_iam || request.listener.region.is_none()) {
@@ -76,20 +72,12 @@ pub(crate) fn route(request: &Request) -> Route {
 
 /// Carries a request out.
 pub(crate) fn handle(world: &mut World, request: &Request, route: &Route) -> Answer {
-    if route.operation.starts_with("iam.") {
-        iam::handle(world, request, route)
-    } else {
-        app_id::handle(world, request, route)
-    }
+    if route.operation.starts_with("iam.") { iam::handle(world, request, route) } else { app_id::handle(world, request, route) }
 }
 
 impl Route {
     pub(crate) fn new(operation: &'static str) -> Self {
-        Self {
-            operation,
-            tenant: None,
-            id: None,
-        }
+        Self { operation, tenant: None, id: None }
     }
 
     pub(crate) fn tenant(mut self, tenant: &str) -> Self {
@@ -119,27 +107,18 @@ impl Request {
         let (scheme, encoded) = self.header(&AUTHORIZATION)?.split_once(' ')?;
         let text = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
         let (user, password) = text.split_once(':')?;
-        scheme
-            .eq_ignore_ascii_case("basic")
-            .then(|| (user.to_owned(), password.to_owned()))
+        scheme.eq_ignore_ascii_case("basic").then(|| (user.to_owned(), password.to_owned()))
     }
 
     fn media_type(&self) -> String {
         let value = self.header(&CONTENT_TYPE).unwrap_or_default();
-        value
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase()
+        value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
     }
 
     /// The fields of a URL-encoded form; none when the body is declared as something else.
     fn form(&self) -> BTreeMap<String, String> {
         match self.media_type().as_str() {
-            "application/x-www-form-urlencoded" | "" => url::form_urlencoded::parse(&self.body)
-                .into_owned()
-                .collect(),
+            "application/x-www-form-urlencoded" | "" => url::form_urlencoded::parse(&self.body).into_owned().collect(),
             _ => BTreeMap::new(),
         }
     }
@@ -155,17 +134,12 @@ impl Request {
 
     fn multipart_fields(&self) -> BTreeMap<String, String> {
         let content_type = self.header(&CONTENT_TYPE).unwrap_or_default();
-        let Some(boundary) = content_type
-            .split(';')
-            .find_map(|part| part.trim().strip_prefix("boundary="))
-        else {
+        let Some(boundary) = content_type.split(';').find_map(|part| part.trim().strip_prefix("boundary=")) else {
             return BTreeMap::new();
         };
         let text = String::from_utf8_lossy(&self.body);
         let delimiter = format!("--{}", boundary.trim_matches('"'));
-        text.split(delimiter.as_str())
-            .filter_map(multipart_field)
-            .collect()
+        text.split(delimiter.as_str()).filter_map(multipart_field).collect()
     }
 }
 
@@ -173,10 +147,7 @@ impl Request {
 fn multipart_field(part: &str) -> Option<(String, String)> {
     let (headers, value) = part.split_once("\r\n\r\n")?;
     let name = headers.split("name=\"").nth(1)?.split('"').next()?;
-    Some((
-        name.to_owned(),
-        value.strip_suffix("\r\n").unwrap_or(value).to_owned(),
-    ))
+    Some((name.to_owned(), value.strip_suffix("\r\n").unwrap_or(value).to_owned()))
 }
 
 fn json_fields(body: &[u8]) -> BTreeMap<String, String> {
@@ -185,36 +156,20 @@ fn json_fields(body: &[u8]) -> BTreeMap<String, String> {
         Value::String(text) => text,
         other => other.to_string(),
     };
-    fields
-        .into_iter()
-        .map(|(name, value)| (name, text(value)))
-        .collect()
+    fields.into_iter().map(|(name, value)| (name, text(value))).collect()
 }
 
 impl Answer {
     pub(crate) fn empty(status: StatusCode) -> Self {
-        Self {
-            status,
-            headers: Box::default(),
-            body: Vec::new(),
-            committed: false,
-        }
+        Self { status, headers: Box::default(), body: Vec::new(), committed: false }
     }
 
     pub(crate) fn json(status: StatusCode, value: &Value) -> Self {
-        Self {
-            body: value.to_string().into_bytes(),
-            ..Self::empty(status)
-        }
-        .header(CONTENT_TYPE, "application/json")
+        Self { body: value.to_string().into_bytes(), ..Self::empty(status) }.header(CONTENT_TYPE, "application/json")
     }
 
     pub(crate) fn text(status: StatusCode, text: &str) -> Self {
-        Self {
-            body: text.as_bytes().to_vec(),
-            ..Self::empty(status)
-        }
-        .header(CONTENT_TYPE, "text/plain; charset=utf-8")
+        Self { body: text.as_bytes().to_vec(), ..Self::empty(status) }.header(CONTENT_TYPE, "text/plain; charset=utf-8")
     }
 
     pub(crate) fn html(status: StatusCode) -> Self {
@@ -223,11 +178,7 @@ impl Answer {
             "<!DOCTYPE html><html><head><title>{code} {reason}</title></head><body><h1>{code} {reason}</h1><hr><p>gateway</p></body></html>\n",
             code = status.as_u16()
         );
-        Self {
-            body: page.into_bytes(),
-            ..Self::empty(status)
-        }
-        .header(CONTENT_TYPE, "text/html; charset=utf-8")
+        Self { body: page.into_bytes(), ..Self::empty(status) }.header(CONTENT_TYPE, "text/html; charset=utf-8")
     }
 
     /// Sets a header. A value that HTTP does not allow is left out.

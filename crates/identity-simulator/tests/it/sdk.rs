@@ -8,16 +8,9 @@ use tokio::process::Command;
 /// Where the SDKs are installed; none when Node or Python is missing, which is an error in CI.
 async fn sdks(tests: &str) -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/sdk.sh");
-    let output = Command::new("bash")
-        .arg(script)
-        .stderr(Stdio::inherit())
-        .output()
-        .await
-        .expect("bash");
+    let output = Command::new("bash").arg(script).stderr(Stdio::inherit()).output().await.expect("bash");
     match output.status.code() {
-        Some(0) => Some(PathBuf::from(
-            String::from_utf8(output.stdout).expect("a path").trim(),
-        )),
+        Some(0) => Some(PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())),
         Some(2) if std::env::var("CI").as_deref() != Ok("true") => {
             eprintln!("LEFT OUT, because Node or Python is missing: {tests}");
             None
@@ -29,19 +22,13 @@ async fn sdks(tests: &str) -> Option<PathBuf> {
 async fn run(command: &mut Command) -> serde_json::Value {
     let output = command.output().await.expect("started");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_str(text.lines().last().expect("a line"))
-        .unwrap_or_else(|error| panic!("{error}: {text}"))
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(text.lines().last().expect("a line")).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// Writes the authority where the SDKs can read it.
 fn authority(world: &World, name: &str) -> PathBuf {
-    let path =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.pem", std::process::id()));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.pem", std::process::id()));
     std::fs::write(&path, world.simulator.ca_pem()).expect("written");
     path
 }
@@ -58,20 +45,11 @@ async fn the_node_sdk_fetches_a_token_and_lets_it_in() {
         .env("NODE_EXTRA_CA_CERTS", authority(&world, "node"))
         .env("clientId", application["clientId"].as_str().expect("an id"))
         .env("secret", application["secret"].as_str().expect("a secret"))
-        .env(
-            "oauthServerUrl",
-            application["oAuthServerUrl"].as_str().expect("an address"),
-        );
+        .env("oauthServerUrl", application["oAuthServerUrl"].as_str().expect("an address"));
     let result = run(&mut node).await;
     assert_eq!(result["tokenType"], "Bearer");
     let calls = world.control.calls().await.expect("counts");
-    assert_eq!(
-        (
-            calls.of("app_id.token").answered,
-            calls.of("app_id.jwks").answered
-        ),
-        (1, 1)
-    );
+    assert_eq!((calls.of("app_id.token").answered, calls.of("app_id.jwks").answered), (1, 1));
 }
 
 #[tokio::test]

@@ -1,8 +1,6 @@
 //! One valid world: a tenant, a key that may write to it, a key that may read it.
 
-use identity_simulator::{
-    AccessRole, Control, KeySeed, Options, Seed, Settings, Simulator, Switches, TenantSeed,
-};
+use identity_simulator::{AccessRole, Control, KeySeed, Options, Seed, Settings, Simulator, Switches, TenantSeed};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -33,81 +31,38 @@ impl Answered {
 pub(crate) async fn send(request: RequestBuilder) -> Answered {
     let response = request.send().await.expect("an answer");
     let (status, headers) = (response.status(), response.headers().clone());
-    Answered {
-        status,
-        headers,
-        text: response.text().await.expect("a body"),
-    }
+    Answered { status, headers, text: response.text().await.expect("a body") }
 }
 
 pub(crate) fn client(ca_pem: &str) -> Client {
     let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let certificate = reqwest::Certificate::from_pem(ca_pem.as_bytes()).expect("a certificate");
-    Client::builder()
-        .tls_certs_only([certificate])
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .expect("a client")
+    Client::builder().tls_certs_only([certificate]).no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }
 
 fn key(value: &str, role: AccessRole) -> KeySeed {
-    KeySeed {
-        value: value.to_owned(),
-        access: BTreeMap::from([(TENANT.to_owned(), role)]),
-        ..KeySeed::default()
-    }
+    KeySeed { value: value.to_owned(), access: BTreeMap::from([(TENANT.to_owned(), role)]), ..KeySeed::default() }
 }
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self::with(
-            Switches::default(),
-            Settings {
-                management_calls_per_second: 0,
-                ..Settings::default()
-            },
-        )
-        .await
+        Self::with(Switches::default(), Settings { management_calls_per_second: 0, ..Settings::default() }).await
     }
 
     pub(crate) async fn with_switches(switches: Switches) -> Self {
-        Self::with(
-            switches,
-            Settings {
-                management_calls_per_second: 0,
-                ..Settings::default()
-            },
-        )
-        .await
+        Self::with(switches, Settings { management_calls_per_second: 0, ..Settings::default() }).await
     }
 
     pub(crate) async fn with(switches: Switches, settings: Settings) -> Self {
         let seed = Seed {
-            tenants: vec![TenantSeed {
-                id: TENANT.to_owned(),
-                ..TenantSeed::default()
-            }],
-            keys: vec![
-                key(WRITER, AccessRole::Writer),
-                key(READER, AccessRole::Reader),
-            ],
+            tenants: vec![TenantSeed { id: TENANT.to_owned(), ..TenantSeed::default() }],
+            keys: vec![key(WRITER, AccessRole::Writer), key(READER, AccessRole::Reader)],
             switches: Some(switches),
             settings: Some(settings),
         };
-        let simulator = Simulator::start(Options {
-            seed,
-            ..Options::default()
-        })
-        .await
-        .expect("a simulator");
+        let simulator = Simulator::start(Options { seed, ..Options::default() }).await.expect("a simulator");
         let client = client(simulator.ca_pem());
-        let mut world = Self {
-            control: simulator.control(),
-            simulator,
-            client,
-            writer: String::new(),
-        };
+        let mut world = Self { control: simulator.control(), simulator, client, writer: String::new() };
         world.writer = world.iam_token(WRITER).await;
         world
     }
@@ -125,28 +80,18 @@ impl World {
     }
 
     pub(crate) fn iam_request(&self, key: &str) -> RequestBuilder {
-        let form = [
-            ("grant_type", "urn:ibm:params:oauth:grant-type:apikey"),
-            ("apikey", key),
-        ];
-        self.client
-            .post(format!("{}/identity/token", self.simulator.urls().iam))
-            .form(&form)
+        let form = [("grant_type", "urn:ibm:params:oauth:grant-type:apikey"), ("apikey", key)];
+        self.client.post(format!("{}/identity/token", self.simulator.urls().iam)).form(&form)
     }
 
     pub(crate) async fn iam_token(&self, key: &str) -> String {
         let answer = send(self.iam_request(key)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
-        answer.json()["access_token"]
-            .as_str()
-            .expect("a token")
-            .to_owned()
+        answer.json()["access_token"].as_str().expect("a token").to_owned()
     }
 
     pub(crate) fn call(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client
-            .request(method, format!("{}{path}", self.management()))
-            .bearer_auth(&self.writer)
+        self.client.request(method, format!("{}{path}", self.management())).bearer_auth(&self.writer)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answered {
@@ -168,32 +113,18 @@ impl World {
     /// Registers an application over the wire.
     pub(crate) async fn register(&self, name: &str) -> Value {
         let answer = self.post("/applications", json!({"name": name})).await;
-        assert!(
-            answer.status.is_success(),
-            "{} {}",
-            answer.status,
-            answer.text
-        );
+        assert!(answer.status.is_success(), "{} {}", answer.status, answer.text);
         answer.json()
     }
 
     pub(crate) fn token_request(&self, application: &Value) -> RequestBuilder {
         let secret = application["secret"].as_str();
-        self.client
-            .post(format!("{}/token", self.oauth()))
-            .basic_auth(application["clientId"].as_str().expect("an id"), secret)
+        self.client.post(format!("{}/token", self.oauth())).basic_auth(application["clientId"].as_str().expect("an id"), secret)
     }
 
     pub(crate) async fn names(&self) -> Vec<String> {
-        let applications = self
-            .control
-            .applications(TENANT)
-            .await
-            .expect("applications");
-        applications
-            .into_iter()
-            .map(|application| application.name)
-            .collect()
+        let applications = self.control.applications(TENANT).await.expect("applications");
+        applications.into_iter().map(|application| application.name).collect()
     }
 }
 
@@ -202,15 +133,8 @@ pub(crate) fn verified(token: &str, keys: &Value) -> (jsonwebtoken::Header, Valu
     use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
     let header = decode_header(token).expect("a header");
     let keys = keys["keys"].as_array().expect("keys");
-    let key = keys
-        .iter()
-        .find(|key| key["kid"].as_str() == header.kid.as_deref())
-        .expect("the key of the token");
-    let key = DecodingKey::from_rsa_components(
-        key["n"].as_str().expect("n"),
-        key["e"].as_str().expect("e"),
-    )
-    .expect("a key");
+    let key = keys.iter().find(|key| key["kid"].as_str() == header.kid.as_deref()).expect("the key of the token");
+    let key = DecodingKey::from_rsa_components(key["n"].as_str().expect("n"), key["e"].as_str().expect("e")).expect("a key");
     let mut validation = Validation::new(Algorithm::RS256);
     validation.validate_aud = false;
     let data = decode::<Value>(token, &key, &validation).expect("a good signature");

@@ -6,8 +6,7 @@ use crate::canary;
 use crate::model::{Application, SecretKind, Tenant, User};
 use crate::signing::{Claims, keys};
 use crate::switches::{
-    ExpiresIn, InvalidClientBody, KeyAlgorithm, KeyModulus, ScopeNotGranted, SecretInBody,
-    Switches, UnknownAudience, WrongPasswordStatus,
+    ExpiresIn, InvalidClientBody, KeyAlgorithm, KeyModulus, ScopeNotGranted, SecretInBody, Switches, UnknownAudience, WrongPasswordStatus,
 };
 use crate::world::World;
 use http::StatusCode;
@@ -29,19 +28,8 @@ struct Authorization<'a> {
     now: i64,
 }
 
-pub(super) fn handle(
-    world: &mut World,
-    request: &Request,
-    route: &Route,
-    tenant_id: &str,
-) -> Answer {
-    let host = request
-        .listener
-        .region
-        .as_ref()
-        .and_then(|region| world.urls.regions.get(region))
-        .cloned()
-        .unwrap_or_default();
+pub(super) fn handle(world: &mut World, request: &Request, route: &Route, tenant_id: &str) -> Answer {
+    let host = request.listener.region.as_ref().and_then(|region| world.urls.regions.get(region)).cloned().unwrap_or_default();
     let mut call = Authorization {
         switches: world.switches.clone(),
         now: world.now(),
@@ -89,18 +77,11 @@ fn discovery(host: &str, tenant: &str) -> Answer {
 }
 
 fn oauth_error(status: StatusCode, error: &str, description: &str) -> Answer {
-    Answer::json(
-        status,
-        &json!({"error": error, "error_description": description}),
-    )
+    Answer::json(status, &json!({"error": error, "error_description": description}))
 }
 
 fn server_error() -> Answer {
-    oauth_error(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "server_error",
-        "cannot sign",
-    )
+    oauth_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "cannot sign")
 }
 
 /// Seconds of the meter of sign-ins (App ID 7.2: so many a minute, then a minute's block).
@@ -112,17 +93,12 @@ impl Authorization<'_> {
     }
 
     fn tenant_mut(&mut self) -> Result<&mut Tenant, Answer> {
-        self.world
-            .tenants
-            .get_mut(self.tenant_id)
-            .ok_or_else(not_found)
+        self.world.tenants.get_mut(self.tenant_id).ok_or_else(not_found)
     }
 
     fn key_set(&mut self) -> Reply {
         let keys = keys().map_err(|_| server_error())?;
-        let modulus = keys
-            .app_id
-            .modulus(self.switches.key_modulus == KeyModulus::LeadingZero);
+        let modulus = keys.app_id.modulus(self.switches.key_modulus == KeyModulus::LeadingZero);
         let key_id = tokens::key_id(self.tenant()?, &self.switches);
         let mut key = json!({"kty": "RSA", "use": "sig", "n": modulus, "e": keys.app_id.exponent(), "kid": key_id});
         if self.switches.key_algorithm == KeyAlgorithm::Present {
@@ -136,10 +112,9 @@ impl Authorization<'_> {
         let description = "Invalid client id or secret";
         match self.switches.invalid_client_body {
             InvalidClientBody::OAuth => oauth_error(status, "invalid_client", description),
-            InvalidClientBody::ErrorCode => Answer::json(
-                status,
-                &json!({"error_code": "INVALID_CLIENT", "error_description": description}),
-            ),
+            InvalidClientBody::ErrorCode => {
+                Answer::json(status, &json!({"error_code": "INVALID_CLIENT", "error_description": description}))
+            }
             InvalidClientBody::Text => Answer::text(status, "Unauthorized"),
         }
         .header(WWW_AUTHENTICATE, "Basic realm=\"appid\"")
@@ -147,22 +122,11 @@ impl Authorization<'_> {
 
     /// The client whose id and secret came with the request. A single-page app has no secret, hence never gets in.
     fn client(&self, form: &BTreeMap<String, String>) -> Result<Application, Answer> {
-        let in_body = || {
-            Some((
-                form.get("client_id")?.clone(),
-                form.get("client_secret")?.clone(),
-            ))
-        };
+        let in_body = || Some((form.get("client_id")?.clone(), form.get("client_secret")?.clone()));
         let body_counts = self.switches.secret_in_body == SecretInBody::Accepted;
-        let credentials = self
-            .request
-            .basic()
-            .or_else(|| in_body().filter(|_| body_counts));
+        let credentials = self.request.basic().or_else(|| in_body().filter(|_| body_counts));
         let (id, secret) = credentials.ok_or_else(|| self.invalid_client())?;
-        let client = self
-            .tenant()?
-            .client(&id)
-            .filter(|client| client.secret.as_ref() == Some(&secret));
+        let client = self.tenant()?.client(&id).filter(|client| client.secret.as_ref() == Some(&secret));
         client.cloned().ok_or_else(|| self.invalid_client())
     }
 
@@ -172,28 +136,19 @@ impl Authorization<'_> {
             0 => configured,
             shorter => shorter,
         };
-        Ok(Life {
-            issued: self.now,
-            expires: self.now + seconds,
-        })
+        Ok(Life { issued: self.now, expires: self.now + seconds })
     }
 
     fn sign(&mut self, claims: Claims) -> Result<String, Answer> {
-        let token =
-            tokens::sign(self.tenant()?, &self.switches, claims).map_err(|_| server_error())?;
+        let token = tokens::sign(self.tenant()?, &self.switches, claims).map_err(|_| server_error())?;
         self.world.note_secret(SecretKind::Token, &token);
         Ok(token)
     }
 
     fn token(&mut self) -> Reply {
         let form = self.request.any_form();
-        let field = |name: &str| {
-            form.get(name)
-                .map(String::as_str)
-                .filter(|value| !value.is_empty())
-        };
-        let bad_request =
-            |error, description| Err(oauth_error(StatusCode::BAD_REQUEST, error, description));
+        let field = |name: &str| form.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        let bad_request = |error, description| Err(oauth_error(StatusCode::BAD_REQUEST, error, description));
         match field("grant_type") {
             None => bad_request("invalid_request", "grant_type is required"),
             Some("client_credentials") => self.client_credentials(&form),
@@ -210,35 +165,22 @@ impl Authorization<'_> {
 
     fn client_credentials(&mut self, form: &BTreeMap<String, String>) -> Reply {
         let client = self.client(form)?;
-        let field = |name: &str| {
-            form.get(name)
-                .map(String::as_str)
-                .filter(|value| !value.is_empty())
-        };
+        let field = |name: &str| form.get(name).map(String::as_str).filter(|value| !value.is_empty());
         let tenant = self.tenant()?;
         let audience = field("audience");
         let refuses = self.switches.unknown_audience == UnknownAudience::Refused;
         if refuses && audience.is_some_and(|audience| tenant.client(audience).is_none()) {
-            return Err(oauth_error(
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "unknown audience",
-            ));
+            return Err(oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "unknown audience"));
         }
         let assigned = tokens::assigned_scopes(tenant, &client.roles, audience, &self.switches);
         let granted = tokens::granted_scopes(assigned, field("scope"), &self.switches);
         if !granted.is_complete && self.switches.scope_not_granted == ScopeNotGranted::Refused {
-            return Err(oauth_error(
-                StatusCode::BAD_REQUEST,
-                "invalid_scope",
-                "scope is not granted",
-            ));
+            return Err(oauth_error(StatusCode::BAD_REQUEST, "invalid_scope", "scope is not granted"));
         }
         let life = self.life()?;
         // Without an audience the client itself is it; always an array (App ID 6.5).
         let audience = audience.unwrap_or(&client.client_id);
-        let claims =
-            tokens::client_token(tenant, &client, &self.issuer, audience, &granted.text, life);
+        let claims = tokens::client_token(tenant, &client, &self.issuer, audience, &granted.text, life);
         let access = self.sign(claims)?;
         Ok(self.token_answer(&access, life, &granted.text, json!({})))
     }
@@ -267,19 +209,8 @@ impl Authorization<'_> {
             WrongPasswordStatus::Unauthorized => StatusCode::UNAUTHORIZED,
         };
         let is_right = |user: &&User| form.get("password") == Some(&user.password);
-        let user = self
-            .tenant()?
-            .users
-            .get(&username)
-            .filter(is_right)
-            .cloned();
-        let user = user.ok_or_else(|| {
-            oauth_error(
-                status,
-                "invalid_grant",
-                "The email or password that you entered is incorrect.",
-            )
-        })?;
+        let user = self.tenant()?.users.get(&username).filter(is_right).cloned();
+        let user = user.ok_or_else(|| oauth_error(status, "invalid_grant", "The email or password that you entered is incorrect."))?;
         if user.password_expired {
             let body = json!({"error": "invalid_grant", "error_description": "Password expired", "user_id": user.id});
             return Err(Answer::json(status, &body));
@@ -295,16 +226,10 @@ impl Authorization<'_> {
     fn refused_sign_in(&mut self, username: &str) -> Result<Option<Duration>, Answer> {
         let limit = self.world.settings.sign_ins_per_minute as usize;
         let now = Instant::now();
-        let attempts = self
-            .tenant_mut()?
-            .sign_ins
-            .entry(username.to_owned())
-            .or_default();
+        let attempts = self.tenant_mut()?.sign_ins.entry(username.to_owned()).or_default();
         attempts.retain(|attempt| now.duration_since(*attempt) < MINUTE);
         if limit > 0 && attempts.len() >= limit {
-            return Ok(attempts
-                .last()
-                .map(|last| MINUTE.saturating_sub(now.duration_since(*last))));
+            return Ok(attempts.last().map(|last| MINUTE.saturating_sub(now.duration_since(*last))));
         }
         attempts.push(now);
         Ok(None)
@@ -313,30 +238,16 @@ impl Authorization<'_> {
     /// Access and ID token of a user, and a refresh token where the tenant has them enabled.
     fn user_answer(&mut self, user: &User, client: &Application) -> Reply {
         let life = self.life()?;
-        let access = tokens::user_token(
-            self.tenant()?,
-            user,
-            &self.issuer,
-            &client.client_id,
-            life,
-            &self.switches,
-        );
-        let scope = access
-            .get("scope")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        let identity =
-            tokens::identity_token(self.tenant()?, user, &self.issuer, &client.client_id, life);
+        let access = tokens::user_token(self.tenant()?, user, &self.issuer, &client.client_id, life, &self.switches);
+        let scope = access.get("scope").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let identity = tokens::identity_token(self.tenant()?, user, &self.issuer, &client.client_id, life);
         let access = self.sign(access)?;
         let mut more = json!({"id_token": self.sign(identity)?});
         if self.tenant()?.tokens.refresh.enabled {
             let refresh = canary::api_key();
             self.world.note_secret(SecretKind::RefreshToken, &refresh);
             let owner = (user.username.clone(), client.client_id.clone());
-            self.tenant_mut()?
-                .refresh_tokens
-                .insert(refresh.clone(), owner);
+            self.tenant_mut()?.refresh_tokens.insert(refresh.clone(), owner);
             more["refresh_token"] = json!(refresh);
         }
         Ok(self.token_answer(&access, life, &scope, more))
@@ -345,19 +256,10 @@ impl Authorization<'_> {
     /// A refresh token works once; the answer brings a new one (App ID 6.4).
     fn refresh(&mut self, form: &BTreeMap<String, String>) -> Reply {
         let client = self.client(form)?;
-        let invalid = || {
-            oauth_error(
-                StatusCode::BAD_REQUEST,
-                "invalid_grant",
-                "Invalid refresh token",
-            )
-        };
+        let invalid = || oauth_error(StatusCode::BAD_REQUEST, "invalid_grant", "Invalid refresh token");
         let token = form.get("refresh_token").ok_or_else(invalid)?;
         let tenant = self.tenant_mut()?;
-        let is_own = tenant
-            .refresh_tokens
-            .get(token)
-            .is_some_and(|(_, owner)| *owner == client.client_id);
+        let is_own = tenant.refresh_tokens.get(token).is_some_and(|(_, owner)| *owner == client.client_id);
         if !is_own {
             return Err(invalid());
         }
@@ -376,18 +278,9 @@ impl Authorization<'_> {
     fn introspect(&mut self) -> Reply {
         let form = self.request.any_form();
         self.client(&form)?;
-        let token = form.get("token").ok_or_else(|| {
-            oauth_error(
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "token is required",
-            )
-        })?;
+        let token = form.get("token").ok_or_else(|| oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "token is required"))?;
         let is_refresh_token = self.tenant()?.refresh_tokens.contains_key(token);
-        Ok(Answer::json(
-            StatusCode::OK,
-            &json!({"active": is_refresh_token || self.claims(token).is_some()}),
-        ))
+        Ok(Answer::json(StatusCode::OK, &json!({"active": is_refresh_token || self.claims(token).is_some()})))
     }
 
     /// Takes refresh tokens back. Access tokens cannot be, which is answered all the same (RFC 7009).
@@ -396,9 +289,7 @@ impl Authorization<'_> {
         let client = self.client(&form)?;
         let token = form.get("token").cloned().unwrap_or_default();
         let tokens = &mut self.tenant_mut()?.refresh_tokens;
-        let is_own = tokens
-            .get(&token)
-            .is_some_and(|(_, owner)| *owner == client.client_id);
+        let is_own = tokens.get(&token).is_some_and(|(_, owner)| *owner == client.client_id);
         if is_own {
             tokens.remove(&token);
         }
@@ -409,24 +300,11 @@ impl Authorization<'_> {
     fn userinfo(&mut self) -> Reply {
         let refused = || {
             let challenge = "Bearer realm=\"appid\", error=\"invalid_token\"";
-            oauth_error(StatusCode::UNAUTHORIZED, "invalid_token", "Unauthorized")
-                .header(WWW_AUTHENTICATE, challenge)
+            oauth_error(StatusCode::UNAUTHORIZED, "invalid_token", "Unauthorized").header(WWW_AUTHENTICATE, challenge)
         };
-        let claims = self
-            .request
-            .bearer()
-            .and_then(|token| self.claims(token))
-            .ok_or_else(refused)?;
-        let subject = claims
-            .get("sub")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let user = self
-            .tenant()?
-            .users
-            .values()
-            .find(|user| user.id == subject)
-            .ok_or_else(refused)?;
+        let claims = self.request.bearer().and_then(|token| self.claims(token)).ok_or_else(refused)?;
+        let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+        let user = self.tenant()?.users.values().find(|user| user.id == subject).ok_or_else(refused)?;
         let mut body = tokens::profile(user);
         body.insert("sub".to_owned(), json!(subject));
         Ok(Answer::json(StatusCode::OK, &Value::Object(body)))

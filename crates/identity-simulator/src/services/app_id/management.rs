@@ -1,16 +1,11 @@
 //! The management API v4: applications, scopes, roles and the two configuration documents (App ID 3 to 5).
 
 use super::{Answer, Request, Route, not_found, refuse};
-use crate::model::{
-    Access, Application, ApplicationKind, ApplicationSeed, Lifetime, OptionalLifetime, Role,
-    Tenant, TokenConfiguration,
-};
+use crate::model::{Access, Application, ApplicationKind, ApplicationSeed, Lifetime, OptionalLifetime, Role, Tenant, TokenConfiguration};
 use crate::switches::{
-    ApplicationCreated, ApplicationRenamed, ChangesLimitStatus, DuplicateApplicationNames,
-    DuplicateRedirectUris, DuplicateRoleNames, LimitStatus, MalformedClientId,
-    MissingApplicationDeleted, RedirectUriExtras, RedirectUriOrder, RoleDeleted, SecretAfterRename,
-    SecretsForReaders, ServerUrlSpelling, ServiceCredentialClient, SinglePageAnswer, Switches,
-    TypeAfterRegistration, UnknownRole,
+    ApplicationCreated, ApplicationRenamed, ChangesLimitStatus, DuplicateApplicationNames, DuplicateRedirectUris, DuplicateRoleNames,
+    LimitStatus, MalformedClientId, MissingApplicationDeleted, RedirectUriExtras, RedirectUriOrder, RoleDeleted, SecretAfterRename,
+    SecretsForReaders, ServerUrlSpelling, ServiceCredentialClient, SinglePageAnswer, Switches, TypeAfterRegistration, UnknownRole,
 };
 use crate::world::World;
 use http::StatusCode;
@@ -31,13 +26,7 @@ struct Management<'a> {
 /// Either the answer to what was asked, or a refusal that changes nothing.
 type Reply = Result<Answer, Answer>;
 
-pub(super) fn handle(
-    world: &mut World,
-    request: &Request,
-    route: &Route,
-    tenant_id: &str,
-    is_reader: bool,
-) -> Answer {
+pub(super) fn handle(world: &mut World, request: &Request, route: &Route, tenant_id: &str, is_reader: bool) -> Answer {
     let mut call = Management {
         switches: world.switches.clone(),
         world,
@@ -46,8 +35,7 @@ pub(super) fn handle(
         body: &request.body,
         is_reader,
     };
-    call.perform(route.operation)
-        .unwrap_or_else(|refusal| refusal)
+    call.perform(route.operation).unwrap_or_else(|refusal| refusal)
 }
 
 impl Management<'_> {
@@ -73,9 +61,7 @@ impl Management<'_> {
             "app_id.roles.delete" => self.delete_role(),
             "app_id.redirect_uris.get" => self.get_redirect_uris(),
             "app_id.redirect_uris.set" => self.set_redirect_uris(),
-            "app_id.tokens_config.get" => {
-                Ok(Answer::json(StatusCode::OK, &json!(self.tenant()?.tokens)))
-            }
+            "app_id.tokens_config.get" => Ok(Answer::json(StatusCode::OK, &json!(self.tenant()?.tokens))),
             "app_id.tokens_config.set" => self.set_tokens(),
             _ => Ok(not_found()),
         }?;
@@ -91,10 +77,7 @@ impl Management<'_> {
     }
 
     fn tenant_mut(&mut self) -> Result<&mut Tenant, Answer> {
-        self.world
-            .tenants
-            .get_mut(self.tenant_id)
-            .ok_or_else(not_found)
+        self.world.tenants.get_mut(self.tenant_id).ok_or_else(not_found)
     }
 
     fn refuse(&self, status: StatusCode, code: &str, message: &str) -> Answer {
@@ -106,11 +89,7 @@ impl Management<'_> {
     }
 
     fn absent(&self, what: &str) -> Answer {
-        self.refuse(
-            StatusCode::NOT_FOUND,
-            "NOT_FOUND",
-            &format!("{what} not found"),
-        )
+        self.refuse(StatusCode::NOT_FOUND, "NOT_FOUND", &format!("{what} not found"))
     }
 
     fn at_limit(&self, what: &str) -> Answer {
@@ -120,11 +99,7 @@ impl Management<'_> {
             LimitStatus::Conflict => StatusCode::CONFLICT,
             LimitStatus::UnprocessableContent => StatusCode::UNPROCESSABLE_ENTITY,
         };
-        self.refuse(
-            status,
-            "LIMIT_EXCEEDED",
-            &format!("Maximum number of {what} reached"),
-        )
+        self.refuse(status, "LIMIT_EXCEEDED", &format!("Maximum number of {what} reached"))
     }
 
     fn check_changes(&self) -> Result<(), Answer> {
@@ -137,16 +112,11 @@ impl Management<'_> {
             ChangesLimitStatus::Forbidden => StatusCode::FORBIDDEN,
             ChangesLimitStatus::BadRequest => StatusCode::BAD_REQUEST,
         };
-        Err(self.refuse(
-            status,
-            "LIMIT_EXCEEDED",
-            "Maximum number of changes in 24 hours reached",
-        ))
+        Err(self.refuse(status, "LIMIT_EXCEEDED", "Maximum number of changes in 24 hours reached"))
     }
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Answer> {
-        serde_json::from_slice(self.body)
-            .map_err(|error| self.bad_request(&format!("Bad Request: {error}")))
+        serde_json::from_slice(self.body).map_err(|error| self.bad_request(&format!("Bad Request: {error}")))
     }
 
     // Applications
@@ -165,13 +135,7 @@ impl Management<'_> {
     /// An application with every field the caller may see (App ID 3.2).
     fn shown(&self, application: &Application) -> Result<Map<String, Value>, Answer> {
         let tenant = self.tenant()?;
-        let host = self
-            .world
-            .urls
-            .regions
-            .get(&tenant.region)
-            .cloned()
-            .unwrap_or_default();
+        let host = self.world.urls.regions.get(&tenant.region).cloned().unwrap_or_default();
         let server = format!("{host}/oauth/v4/{}", tenant.id);
         let spelling = match self.switches.server_url_spelling {
             ServerUrlSpelling::CapitalA => "oAuthServerUrl",
@@ -183,14 +147,10 @@ impl Management<'_> {
             ("name".to_owned(), json!(application.name)),
             (spelling.to_owned(), json!(server)),
             ("profilesUrl".to_owned(), json!(host)),
-            (
-                "discoveryEndpoint".to_owned(),
-                json!(format!("{server}/.well-known/openid-configuration")),
-            ),
+            ("discoveryEndpoint".to_owned(), json!(format!("{server}/.well-known/openid-configuration"))),
             ("type".to_owned(), json!(application.kind)),
         ]);
-        let is_hidden =
-            self.is_reader && self.switches.secrets_for_readers == SecretsForReaders::Absent;
+        let is_hidden = self.is_reader && self.switches.secrets_for_readers == SecretsForReaders::Absent;
         if let Some(secret) = application.secret.as_ref().filter(|_| !is_hidden) {
             fields.insert("secret".to_owned(), json!(secret));
         }
@@ -201,25 +161,15 @@ impl Management<'_> {
         let tenant = self.tenant()?;
         let listed = self.switches.service_credential_client == ServiceCredentialClient::Listed;
         let credential = tenant.service_credential.iter().filter(|_| listed);
-        let mut applications: Vec<&Application> =
-            tenant.applications.values().chain(credential).collect();
+        let mut applications: Vec<&Application> = tenant.applications.values().chain(credential).collect();
         applications.sort_by_key(|application| application.sequence);
-        let shown = applications
-            .into_iter()
-            .map(|application| self.shown(application))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Answer::json(
-            StatusCode::OK,
-            &json!({"applications": shown}),
-        ))
+        let shown = applications.into_iter().map(|application| self.shown(application)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Answer::json(StatusCode::OK, &json!({"applications": shown})))
     }
 
     /// A name has 1 to 50 characters (App ID 3.3).
     fn name(&self, fields: &Map<String, Value>) -> Result<String, Answer> {
-        let name = fields
-            .get("name")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let name = fields.get("name").and_then(Value::as_str).unwrap_or_default();
         match name.chars().count() {
             1..=50 => Ok(name.to_owned()),
             0 => Err(self.bad_request("name is required")),
@@ -228,17 +178,10 @@ impl Management<'_> {
     }
 
     fn check_application_name(&self, name: &str) -> Result<(), Answer> {
-        let refused =
-            self.switches.duplicate_application_names == DuplicateApplicationNames::Conflict;
-        let is_taken = |application: &Application| {
-            application.name == name && application.client_id != self.id
-        };
+        let refused = self.switches.duplicate_application_names == DuplicateApplicationNames::Conflict;
+        let is_taken = |application: &Application| application.name == name && application.client_id != self.id;
         if refused && self.tenant()?.applications.values().any(is_taken) {
-            return Err(self.refuse(
-                StatusCode::CONFLICT,
-                "CONFLICT",
-                "An application with this name exists",
-            ));
+            return Err(self.refuse(StatusCode::CONFLICT, "CONFLICT", "An application with this name exists"));
         }
         Ok(())
     }
@@ -248,22 +191,16 @@ impl Management<'_> {
         let name = self.name(&fields)?;
         let kind = match fields.get("type") {
             None | Some(Value::Null) => ApplicationKind::default(),
-            Some(kind) => serde_json::from_value(kind.clone())
-                .map_err(|_| self.bad_request("unknown type"))?,
+            Some(kind) => serde_json::from_value(kind.clone()).map_err(|_| self.bad_request("unknown type"))?,
         };
         self.check_application_name(&name)?;
         let tenant = self.tenant()?;
         let apart = self.switches.service_credential_client == ServiceCredentialClient::Apart;
-        let counted =
-            tenant.applications.len() + usize::from(!apart && tenant.service_credential.is_some());
+        let counted = tenant.applications.len() + usize::from(!apart && tenant.service_credential.is_some());
         if counted >= self.world.settings.applications_per_tenant {
             return Err(self.at_limit("applications"));
         }
-        let seed = ApplicationSeed {
-            name,
-            kind,
-            ..ApplicationSeed::default()
-        };
+        let seed = ApplicationSeed { name, kind, ..ApplicationSeed::default() };
         let made = self.world.add_application(self.tenant_id, seed);
         let application = made.map_err(|error| self.bad_request(&error.to_string()))?;
         let mut shown = self.shown(&application)?;
@@ -313,17 +250,12 @@ impl Management<'_> {
         }
         match self.switches.missing_application_deleted {
             MissingApplicationDeleted::NoContent => Ok(Answer::empty(StatusCode::NO_CONTENT)),
-            MissingApplicationDeleted::NotFound => {
-                Err(self.application().err().unwrap_or_else(not_found))
-            }
+            MissingApplicationDeleted::NotFound => Err(self.application().err().unwrap_or_else(not_found)),
         }
     }
 
     fn get_scopes(&mut self) -> Reply {
-        Ok(Answer::json(
-            StatusCode::OK,
-            &json!({"scopes": self.application()?.scopes}),
-        ))
+        Ok(Answer::json(StatusCode::OK, &json!({"scopes": self.application()?.scopes})))
     }
 
     fn set_scopes(&mut self) -> Reply {
@@ -347,14 +279,8 @@ impl Management<'_> {
     /// A flat array of objects, although the request nests ids (App ID 3.8).
     fn get_application_roles(&mut self) -> Reply {
         let roles = &self.tenant()?.roles;
-        let assigned = self
-            .application()?
-            .roles
-            .iter()
-            .filter_map(|id| roles.get(id));
-        let shown: Vec<Value> = assigned
-            .map(|role| json!({"id": role.id, "name": role.name}))
-            .collect();
+        let assigned = self.application()?.roles.iter().filter_map(|id| roles.get(id));
+        let shown: Vec<Value> = assigned.map(|role| json!({"id": role.id, "name": role.name})).collect();
         Ok(Answer::json(StatusCode::OK, &json!({"roles": shown})))
     }
 
@@ -371,10 +297,7 @@ impl Management<'_> {
         }
         self.application()?;
         let ids = self.parse::<Body>()?.roles.ids;
-        if ids.iter().any(|id| {
-            self.tenant()
-                .is_ok_and(|tenant| !tenant.roles.contains_key(id))
-        }) {
+        if ids.iter().any(|id| self.tenant().is_ok_and(|tenant| !tenant.roles.contains_key(id))) {
             return Err(match self.switches.unknown_role {
                 UnknownRole::BadRequest => self.bad_request("Role not found"),
                 UnknownRole::NotFound => self.absent("Role"),
@@ -396,10 +319,7 @@ impl Management<'_> {
     }
 
     fn role(&self) -> Result<&Role, Answer> {
-        self.tenant()?
-            .roles
-            .get(self.id)
-            .ok_or_else(|| self.absent("Role"))
+        self.tenant()?.roles.get(self.id).ok_or_else(|| self.absent("Role"))
     }
 
     fn get_role(&mut self) -> Reply {
@@ -422,29 +342,19 @@ impl Management<'_> {
         let tenant = self.tenant()?;
         for access in &body.access {
             let application = tenant.client(&access.application_id);
-            let application = application
-                .ok_or_else(|| self.bad_request("access names an unknown application"))?;
+            let application = application.ok_or_else(|| self.bad_request("access names an unknown application"))?;
             if !access.scopes.is_subset(&application.scopes) {
                 return Err(self.bad_request("access names an unknown scope"));
             }
         }
-        if tenant
-            .roles
-            .values()
-            .any(|role| role.name == body.name && role.id != self.id)
-        {
+        if tenant.roles.values().any(|role| role.name == body.name && role.id != self.id) {
             let status = match self.switches.duplicate_role_names {
                 DuplicateRoleNames::Conflict => StatusCode::CONFLICT,
                 DuplicateRoleNames::BadRequest => StatusCode::BAD_REQUEST,
             };
             return Err(self.refuse(status, "CONFLICT", "A role with this name exists"));
         }
-        Ok(crate::model::RoleSeed {
-            id: None,
-            name: body.name,
-            description: body.description,
-            access: body.access,
-        })
+        Ok(crate::model::RoleSeed { id: None, name: body.name, description: body.description, access: body.access })
     }
 
     fn create_role(&mut self) -> Reply {
@@ -502,11 +412,7 @@ impl Management<'_> {
         if !uris.iter().all(is_redirect_uri) {
             return Err(self.bad_request("invalid redirect URI"));
         }
-        let distinct: BTreeSet<String> = uris
-            .iter()
-            .filter_map(Value::as_str)
-            .map(ToOwned::to_owned)
-            .collect();
+        let distinct: BTreeSet<String> = uris.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
         match self.switches.duplicate_redirect_uris {
             DuplicateRedirectUris::Kept => {}
             DuplicateRedirectUris::Refused if distinct.len() < uris.len() => {
@@ -538,8 +444,8 @@ impl Management<'_> {
                 (None, _) => {}
             }
         }
-        let tokens: TokenConfiguration = serde_json::from_value(complete)
-            .map_err(|error| self.bad_request(&format!("Bad Request: {error}")))?;
+        let tokens: TokenConfiguration =
+            serde_json::from_value(complete).map_err(|error| self.bad_request(&format!("Bad Request: {error}")))?;
         if !are_lifetimes_in_range(&tokens) {
             return Err(self.bad_request("expires_in is out of range"));
         }
@@ -551,9 +457,7 @@ impl Management<'_> {
 /// Lower-case letters, digits, `.` and `_`, fewer than 50, not beginning with `appid` or `openid` (App ID 3.7).
 fn is_scope(scope: &str) -> bool {
     (1..50).contains(&scope.len())
-        && scope
-            .chars()
-            .all(|character| matches!(character, 'a'..='z' | '0'..='9' | '.' | '_'))
+        && scope.chars().all(|character| matches!(character, 'a'..='z' | '0'..='9' | '.' | '_'))
         && !scope.starts_with("appid")
         && !scope.starts_with("openid")
 }
@@ -561,23 +465,14 @@ fn is_scope(scope: &str) -> bool {
 /// A complete `http` or `https` URI; a wildcard is allowed (App ID 5.1).
 fn is_redirect_uri(uri: &Value) -> bool {
     uri.as_str().is_some_and(|uri| {
-        let rest = uri
-            .strip_prefix("https://")
-            .or_else(|| uri.strip_prefix("http://"));
+        let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"));
         rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
     })
 }
 
 /// The ranges of App ID 5.2.
 fn are_lifetimes_in_range(tokens: &TokenConfiguration) -> bool {
-    let TokenConfiguration {
-        access: Lifetime { expires_in },
-        refresh,
-        anonymous_access,
-        ..
-    } = tokens;
-    let is_long = |OptionalLifetime { expires_in, .. }: &OptionalLifetime| {
-        (86_400..=7_776_000).contains(expires_in)
-    };
+    let TokenConfiguration { access: Lifetime { expires_in }, refresh, anonymous_access, .. } = tokens;
+    let is_long = |OptionalLifetime { expires_in, .. }: &OptionalLifetime| (86_400..=7_776_000).contains(expires_in);
     (300..=86_400).contains(expires_in) && is_long(refresh) && is_long(anonymous_access)
 }

@@ -16,16 +16,10 @@ pub(super) struct Granted {
 }
 
 /// What the roles of an application grant at an audience, or anywhere when none is named.
-pub(super) fn assigned_scopes(
-    tenant: &Tenant,
-    roles: &BTreeSet<String>,
-    audience: Option<&str>,
-    switches: &Switches,
-) -> BTreeSet<String> {
+pub(super) fn assigned_scopes(tenant: &Tenant, roles: &BTreeSet<String>, audience: Option<&str>, switches: &Switches) -> BTreeSet<String> {
     let roles = roles.iter().filter_map(|id| tenant.roles.get(id));
     let access = roles.flat_map(|role| &role.access);
-    let access =
-        access.filter(|access| audience.is_none_or(|audience| access.application_id == audience));
+    let access = access.filter(|access| audience.is_none_or(|audience| access.application_id == audience));
     let mut scopes = BTreeSet::new();
     for access in access {
         // A dangling entry grants nothing.
@@ -34,63 +28,39 @@ pub(super) fn assigned_scopes(
         };
         for scope in access.scopes.intersection(&application.scopes) {
             let prefixed = audience.is_none() && switches.scope_names == ScopeNames::Prefixed;
-            scopes.insert(if prefixed {
-                format!("{}/{scope}", application.name)
-            } else {
-                scope.clone()
-            });
+            scopes.insert(if prefixed { format!("{}/{scope}", application.name) } else { scope.clone() });
         }
     }
     scopes
 }
 
 /// The scopes of a client-credentials token.
-pub(super) fn granted_scopes(
-    assigned: BTreeSet<String>,
-    requested: Option<&str>,
-    switches: &Switches,
-) -> Granted {
+pub(super) fn granted_scopes(assigned: BTreeSet<String>, requested: Option<&str>, switches: &Switches) -> Granted {
     let Some(requested) = requested else {
         let scopes: Vec<String> = match switches.default_scope {
             DefaultScope::DefaultAlone => vec![DEFAULT_SCOPE.to_owned()],
-            DefaultScope::AssignedElseDefault if !assigned.is_empty() => {
-                assigned.into_iter().collect()
-            }
+            DefaultScope::AssignedElseDefault if !assigned.is_empty() => assigned.into_iter().collect(),
             DefaultScope::DefaultAndAssigned | DefaultScope::AssignedElseDefault => {
-                std::iter::once(DEFAULT_SCOPE.to_owned())
-                    .chain(assigned)
-                    .collect()
+                std::iter::once(DEFAULT_SCOPE.to_owned()).chain(assigned).collect()
             }
         };
-        return Granted {
-            text: scopes.join(" "),
-            is_complete: true,
-        };
+        return Granted { text: scopes.join(" "), is_complete: true };
     };
     let is_granted = |scope: &&str| *scope == DEFAULT_SCOPE || assigned.contains(*scope);
     let requested: Vec<&str> = requested.split_ascii_whitespace().collect();
     let mut granted: Vec<&str> = requested.iter().copied().filter(is_granted).collect();
     let is_complete = granted.len() == requested.len();
-    let wants_default = switches.default_beside_explicit_scope
-        == DefaultBesideExplicitScope::Present
-        || granted.is_empty();
+    let wants_default = switches.default_beside_explicit_scope == DefaultBesideExplicitScope::Present || granted.is_empty();
     if wants_default && !granted.contains(&DEFAULT_SCOPE) {
         granted.push(DEFAULT_SCOPE);
     }
-    Granted {
-        text: granted.join(" "),
-        is_complete,
-    }
+    Granted { text: granted.join(" "), is_complete }
 }
 
 /// The id of a tenant's signing key (App ID 6.3).
 pub(super) fn key_id(tenant: &Tenant, switches: &Switches) -> String {
     match switches.key_id_style {
-        KeyIdStyle::TenantFirst => format!(
-            "appId-{}-{}",
-            tenant.id,
-            tenant.created.strftime("%Y-%m-%dT%H:%M:%S.%3f")
-        ),
+        KeyIdStyle::TenantFirst => format!("appId-{}-{}", tenant.id, tenant.created.strftime("%Y-%m-%dT%H:%M:%S.%3f")),
         KeyIdStyle::TimeFirst => format!("appId-{}-{}", tenant.created.as_millisecond(), tenant.id),
     }
 }
@@ -102,14 +72,7 @@ pub(super) struct Life {
     pub(super) expires: i64,
 }
 
-fn base_claims(
-    tenant: &Tenant,
-    issuer: &str,
-    audience: &str,
-    subject: &str,
-    method: &str,
-    life: Life,
-) -> Claims {
+fn base_claims(tenant: &Tenant, issuer: &str, audience: &str, subject: &str, method: &str, life: Life) -> Claims {
     Claims::from_iter([
         ("iss".to_owned(), json!(issuer)),
         ("aud".to_owned(), json!([audience])),
@@ -123,89 +86,36 @@ fn base_claims(
 
 /// Adds the role names where the tenant's configuration maps them (App ID 5.2); other sources have nothing to map here.
 fn map_roles(claims: &mut Claims, mappings: &[Value], tenant: &Tenant, roles: &BTreeSet<String>) {
-    for mapping in mappings
-        .iter()
-        .filter(|mapping| mapping["source"] == "roles")
-    {
+    for mapping in mappings.iter().filter(|mapping| mapping["source"] == "roles") {
         let destination = mapping["destinationClaim"].as_str().unwrap_or("roles");
-        let names: Vec<&str> = roles
-            .iter()
-            .filter_map(|id| tenant.roles.get(id))
-            .map(|role| role.name.as_str())
-            .collect();
+        let names: Vec<&str> = roles.iter().filter_map(|id| tenant.roles.get(id)).map(|role| role.name.as_str()).collect();
         claims.insert(destination.to_owned(), json!(names));
     }
 }
 
 /// The access token of `client_credentials`.
-pub(super) fn client_token(
-    tenant: &Tenant,
-    client: &Application,
-    issuer: &str,
-    audience: &str,
-    scope: &str,
-    life: Life,
-) -> Claims {
-    let mut claims = base_claims(
-        tenant,
-        issuer,
-        audience,
-        &client.client_id,
-        "appid_client_credentials",
-        life,
-    );
+pub(super) fn client_token(tenant: &Tenant, client: &Application, issuer: &str, audience: &str, scope: &str, life: Life) -> Claims {
+    let mut claims = base_claims(tenant, issuer, audience, &client.client_id, "appid_client_credentials", life);
     claims.insert("scope".to_owned(), json!(scope));
-    map_roles(
-        &mut claims,
-        &tenant.tokens.access_token_claims,
-        tenant,
-        &client.roles,
-    );
+    map_roles(&mut claims, &tenant.tokens.access_token_claims, tenant, &client.roles);
     claims
 }
 
 /// The access token of a user.
-pub(super) fn user_token(
-    tenant: &Tenant,
-    user: &User,
-    issuer: &str,
-    client_id: &str,
-    life: Life,
-    switches: &Switches,
-) -> Claims {
+pub(super) fn user_token(tenant: &Tenant, user: &User, issuer: &str, client_id: &str, life: Life, switches: &Switches) -> Claims {
     let mut claims = base_claims(tenant, issuer, client_id, &user.id, "cloud_directory", life);
     let assigned = assigned_scopes(tenant, &user.roles, None, switches);
-    let scopes: Vec<String> = USER_SCOPES
-        .split(' ')
-        .map(ToOwned::to_owned)
-        .chain(assigned)
-        .collect();
+    let scopes: Vec<String> = USER_SCOPES.split(' ').map(ToOwned::to_owned).chain(assigned).collect();
     claims.insert("scope".to_owned(), json!(scopes.join(" ")));
-    map_roles(
-        &mut claims,
-        &tenant.tokens.access_token_claims,
-        tenant,
-        &user.roles,
-    );
+    map_roles(&mut claims, &tenant.tokens.access_token_claims, tenant, &user.roles);
     claims
 }
 
 /// The ID token of a user.
-pub(super) fn identity_token(
-    tenant: &Tenant,
-    user: &User,
-    issuer: &str,
-    client_id: &str,
-    life: Life,
-) -> Claims {
+pub(super) fn identity_token(tenant: &Tenant, user: &User, issuer: &str, client_id: &str, life: Life) -> Claims {
     let mut claims = base_claims(tenant, issuer, client_id, &user.id, "cloud_directory", life);
     claims.extend(profile(user));
-    map_roles(
-        &mut claims,
-        &tenant.tokens.id_token_claims,
-        tenant,
-        &user.roles,
-    );
+    map_roles(&mut claims, &tenant.tokens.id_token_claims, tenant, &user.roles);
     claims
 }
 
@@ -213,24 +123,14 @@ pub(super) fn identity_token(
 pub(super) fn profile(user: &User) -> Claims {
     Claims::from_iter([
         ("email".to_owned(), json!(user.email)),
-        (
-            "email_verified".to_owned(),
-            json!(!user.verification_pending),
-        ),
+        ("email_verified".to_owned(), json!(!user.verification_pending)),
         ("name".to_owned(), json!(user.name)),
-        (
-            "identities".to_owned(),
-            json!([{"provider": "cloud_directory", "id": user.id}]),
-        ),
+        ("identities".to_owned(), json!([{"provider": "cloud_directory", "id": user.id}])),
     ])
 }
 
 /// Signs with the header of version 4 (App ID 6.5).
-pub(super) fn sign(
-    tenant: &Tenant,
-    switches: &Switches,
-    claims: Claims,
-) -> Result<String, SigningError> {
+pub(super) fn sign(tenant: &Tenant, switches: &Switches, claims: Claims) -> Result<String, SigningError> {
     let header = json!({"alg": "RS256", "typ": "JWT", "kid": key_id(tenant, switches), "ver": 4});
     keys()?.app_id.sign(&header, claims)
 }

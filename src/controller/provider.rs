@@ -1,0 +1,251 @@
+//! `IdentityProvider` and `ClusterIdentityProvider`: makes them ready to use, and says whether they work.
+
+use std::{fmt::Debug, marker::PhantomData, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+
+use super::{
+    Context, Kind,
+    cluster::{self, Abort, Subject},
+    directory::{Connection, Service, Specification},
+    report::{Conditions, announcement_of_change, whole_seconds},
+};
+use crate::{
+    api::{ClusterIdentityProvider, IdentityProvider, ProviderIdentity, ProviderStatus},
+    model::{Failure, TenantIdentity},
+    plan::{Problem, application::State, wait},
+    provider::{Caller, Standing, Urgency, gate::Permit},
+    reasons::Reason,
+};
+
+/// Either kind of provider.
+pub trait ProviderObject: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+    /// The kind's name.
+    const KIND: &'static str;
+    /// What it specifies.
+    fn specification(&self) -> Specification;
+    /// What was said of it.
+    fn status(&self) -> Option<&ProviderStatus>;
+    /// The API to write it.
+    fn api(client: kube::Client, namespace: &str) -> Api<Self>;
+}
+
+impl ProviderObject for IdentityProvider {
+    const KIND: &'static str = "IdentityProvider";
+
+    fn specification(&self) -> Specification {
+        Specification::of_provider(self)
+    }
+
+    fn status(&self) -> Option<&ProviderStatus> {
+        self.status.as_ref()
+    }
+
+    fn api(client: kube::Client, namespace: &str) -> Api<Self> {
+        Api::namespaced(client, namespace)
+    }
+}
+
+impl ProviderObject for ClusterIdentityProvider {
+    const KIND: &'static str = "ClusterIdentityProvider";
+
+    fn specification(&self) -> Specification {
+        Specification::of_cluster_provider(self)
+    }
+
+    fn status(&self) -> Option<&ProviderStatus> {
+        self.status.as_ref()
+    }
+
+    fn api(client: kube::Client, _: &str) -> Api<Self> {
+        Api::all(client)
+    }
+}
+
+/// The kind.
+#[derive(Debug)]
+pub struct Providers<P>(PhantomData<P>);
+
+/// One pass over one provider.
+pub struct Pass<P> {
+    context: Arc<Context>,
+    object: Arc<P>,
+    subject: Subject,
+    connection: Result<Arc<Connection>, Problem>,
+    wants_probe: bool,
+    found: Option<Result<Standing, Failure>>,
+}
+
+/// The one thing to do for a provider: see whether it works.
+#[derive(Debug)]
+pub struct Probe(Arc<Connection>);
+
+impl<P: ProviderObject> Kind for Providers<P> {
+    type Object = P;
+    type Pass = Pass<P>;
+    type Step = Probe;
+
+    const NAME: &'static str = P::KIND;
+
+    fn settled(context: &Context, object: &P, now: Timestamp) -> Option<Option<Timestamp>> {
+        let specification = object.specification();
+        let status = object.status().cloned().unwrap_or_default();
+        let is_loaded = context
+            .directory
+            .version(&specification.key)
+            .is_some_and(|version| version.uid == specification.uid && version.generation == specification.generation);
+        let connection = context.directory.connection(&specification.key);
+        let waits = status.next_action_at.as_ref().is_none_or(|at| at.0 > now);
+        let is_settled = is_loaded
+            && waits
+            && !context.memory.is_woken(&specification.uid)
+            && !wants_probe(object, connection.as_ref().ok().map(Arc::as_ref));
+        is_settled.then(|| status.next_action_at.map(|at| at.0))
+    }
+
+    async fn admitted(_: &Arc<Context>, _: &P) -> Option<Permit> {
+        None
+    }
+
+    async fn gather(context: &Arc<Context>, object: Arc<P>) -> Result<Pass<P>, Abort> {
+        let specification = object.specification();
+        let woken = context.memory.take_woken(&specification.uid);
+        if context.directory.load(&context.client, &context.secrets, &context.config_maps, &specification).await? {
+            context.wake_all(context.claims.of_provider(&specification.key));
+        }
+        let connection = context.directory.connection(&specification.key);
+        let due = object.status().and_then(|status| status.next_action_at.as_ref()).is_some_and(|at| at.0 <= Timestamp::now());
+        let wants_probe = due || woken || wants_probe(&*object, connection.as_ref().ok().map(Arc::as_ref));
+        Ok(Pass { context: context.clone(), subject: Subject::of(P::KIND, &*object), object, connection, wants_probe, found: None })
+    }
+
+    fn plan(pass: &Pass<P>, _: Timestamp) -> Option<Probe> {
+        let wanted = pass.wants_probe && pass.found.is_none();
+        pass.connection.as_ref().ok().filter(|_| wanted).map(|connection| Probe(connection.clone()))
+    }
+
+    async fn perform(pass: &mut Pass<P>, Probe(connection): Probe) -> Result<(), Abort> {
+        let caller =
+            Caller { namespace: pass.subject.namespace.clone(), urgency: Urgency::Wanted, fence: Some(pass.context.leadership.clone()) };
+        let found = match &connection.service {
+            Service::AppId(app_id) => app_id.probe(&caller).await,
+            Service::Iam(iam) => iam.token(&caller).await.map(|token| token.standing.clone()),
+        };
+        pass.found = Some(found);
+        Ok(())
+    }
+
+    async fn report(pass: Pass<P>, now: Timestamp) -> Result<Option<Timestamp>, Abort> {
+        pass.finish(now).await
+    }
+}
+
+/// A probe of its own is made only when something is new: spec or credential. What failed is tried when its time has come.
+fn wants_probe<P: ProviderObject>(object: &P, connection: Option<&Connection>) -> bool {
+    let Some(connection) = connection else { return false };
+    let status = object.status().cloned().unwrap_or_default();
+    let waited_for_credentials = status.failures.is_none() && status.next_action_at.is_some();
+    status.observed_generation != object.meta().generation
+        || status.credentials_version.as_ref() != Some(&connection.credentials)
+        || waited_for_credentials
+}
+
+impl<P: ProviderObject> Pass<P> {
+    async fn finish(mut self, now: Timestamp) -> Result<Option<Timestamp>, Abort> {
+        let former = self.object.status().cloned().unwrap_or_default();
+        if self.connection.is_ok() && self.found.is_none() {
+            return Ok(former.next_action_at.map(|at| at.0));
+        }
+        let status = self.status(&former, now);
+        let was_ready = is_ready(&former);
+        let becomes_ready = is_ready(&status);
+        let change = announcement_of_change(&former.conditions, &status.conditions);
+        if status != former {
+            let api = P::api(self.context.client.clone(), &self.subject.namespace);
+            self.subject.write_status(&api, &status).await?;
+        }
+        if let Some(announcement) = change {
+            cluster::announce(
+                &self.context.client,
+                &self.subject,
+                &self.context.settings.namespace,
+                &self.context.settings.instance,
+                &announcement,
+            )
+            .await;
+        }
+        if becomes_ready && !was_ready {
+            // What failed for want of a working provider is tried at once.
+            let key = self.object.specification().key;
+            self.context.wake_all(self.context.claims.of_provider(&key));
+        }
+        Ok(status.next_action_at.map(|at| at.0))
+    }
+
+    fn status(&self, former: &ProviderStatus, now: Timestamp) -> ProviderStatus {
+        let failures = u32::try_from(former.failures.unwrap_or(0)).unwrap_or(0) + 1;
+        let uid = &self.subject.uid;
+        let later = |wait| Some(Time(whole_seconds(now.checked_add(wait).unwrap_or(Timestamp::MAX))));
+        let connection = self.connection.as_ref().ok();
+        let mut status = ProviderStatus {
+            observed_generation: Some(self.subject.generation),
+            tenant: connection.and_then(|connection| connection.tenant.as_ref()).map(ToString::to_string).or_else(|| former.tenant.clone()),
+            host: connection.map(|connection| connection.host.clone()),
+            credentials_version: connection.map(|connection| connection.credentials.clone()),
+            identity: former.identity.clone(),
+            ..ProviderStatus::default()
+        };
+        let (problem, can_register) = match (&self.connection, &self.found) {
+            (Err(problem), _) => {
+                status.next_action_at = later(wait::spread(wait::WAITING, uid, failures, -0.2, 0.2));
+                (Some(problem.clone()), State::Unknown(Problem::new(Reason::Unknown, "the provider is not usable")))
+            }
+            (Ok(_), Some(Err(failure))) => {
+                status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));
+                status.next_action_at = later(wait::after(failure, failures, uid));
+                (
+                    Some(Problem::new(failure.reason, failure.to_string())),
+                    State::Unknown(Problem::new(Reason::Unknown, "the provider could not be checked")),
+                )
+            }
+            (Ok(_), None) => (None, State::Unknown(Problem::new(Reason::Unknown, "not checked yet"))),
+            (Ok(connection), Some(Ok(standing))) => self.found_working(connection, standing, &mut status),
+        };
+        let is_same_obstacle =
+            self.connection.is_err() && former.next_action_at.as_ref().is_some_and(|at| at.0 > now) && former.failures.is_none();
+        if is_same_obstacle {
+            status.next_action_at = former.next_action_at.clone();
+        }
+        status.conditions = Conditions::new(&former.conditions, self.subject.generation, now)
+            .ready(problem.as_ref())
+            .state("CanRegister", &can_register)
+            .finish();
+        status
+    }
+
+    fn found_working(&self, connection: &Connection, standing: &Standing, status: &mut ProviderStatus) -> (Option<Problem>, State) {
+        status.identity = Some(ProviderIdentity { iam_id: standing.iam_id.clone(), account: standing.account.clone() });
+        if let (Service::Iam(_), Some(account)) = (&connection.service, &standing.account) {
+            if connection.tenant.as_ref().is_some_and(|tenant| tenant.as_str() != account) {
+                let problem =
+                    Problem::new(Reason::AccountMismatch, format!("the API key belongs to account {account}, not to iam.accountId"));
+                return (Some(problem.clone()), State::No(problem));
+            }
+            status.tenant = Some(TenantIdentity::iam_account(account).to_string());
+        }
+        let can_register = match (&connection.service, standing.can_register) {
+            (Service::Iam(_), _) => State::Unknown(Problem::new(Reason::NotApplicable, "nothing is registered through this provider yet")),
+            (_, Some(true)) => State::Yes(Reason::WriterRole),
+            (_, Some(false)) => State::No(Problem::new(Reason::WriterRoleRequired, Reason::WriterRoleRequired.advice())),
+            (_, None) => State::Unknown(Problem::new(Reason::Unknown, "the service could not say")),
+        };
+        (None, can_register)
+    }
+}
+
+fn is_ready(status: &ProviderStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

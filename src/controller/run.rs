@@ -1,0 +1,447 @@
+//! Puts the parts together: watches, election, queues, and an orderly end.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use kube::{
+    Api, Client, Config, Resource, ResourceExt,
+    core::{NamespaceResourceScope, PartialObjectMeta, error_boundary::InvalidObject},
+    runtime::{
+        controller,
+        reflector::{ObjectRef, Store, store},
+        watcher::Event,
+    },
+};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Context, Kind, after_abort,
+    application::{Applications, claim_of},
+    claims::{Claims, ProviderKey},
+    context::{Memory, Settings, Wake},
+    directory::{Directory, Specification, index_name},
+    leadership::{Candidate, Leadership},
+    provider::{ProviderObject, Providers},
+    reconcile,
+    versions::{Key, Versions, View},
+    watch::{Change, Feed, follow},
+};
+use crate::{
+    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
+    metrics::Metrics,
+    reasons::Reason,
+};
+
+/// Requests to the API server that are not answered by then have failed; watches have their own rules.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// After SIGTERM, passes that run may take this long to finish. Longer than any registration.
+const GRACE: Duration = Duration::from_secs(40);
+
+/// What ends the process other than being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server cannot be used.
+    #[error("{doing}: {source}")]
+    Cluster {
+        /// What we were doing.
+        doing: &'static str,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// Another process leads now.
+    #[error("the lease was lost")]
+    LostLease,
+    /// A part that should run for ever ended.
+    #[error("{0} ended on its own")]
+    Ended(&'static str),
+}
+
+/// How the operator is run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// What is decided before anything is asked.
+    pub settings: Settings,
+    /// Whether a Lease decides who acts.
+    pub leader_election: bool,
+    /// Whether cluster providers may be read.
+    pub cluster_providers: bool,
+}
+
+/// A client for everything but watches: a deadline for each request, and no repetition behind our back.
+///
+/// # Errors
+///
+/// When the configuration cannot be used.
+pub fn plain_client(mut config: Config) -> Result<Client, Error> {
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.default_retry = false;
+    Client::try_from(config).map_err(|source| Error::Cluster { doing: "preparing the client", source: Box::new(source) })
+}
+
+/// UID of the `kube-system` namespace: stays when everything else of a cluster is replaced.
+///
+/// # Errors
+///
+/// When it may not be read.
+pub async fn cluster_uid(client: &Client) -> Result<String, Error> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = namespaces
+        .get_metadata("kube-system")
+        .await
+        .map_err(|source| Error::Cluster { doing: "reading the UID of kube-system", source: Box::new(source) })?;
+    Ok(namespace.metadata.uid.unwrap_or_default())
+}
+
+/// Runs until `stop`, or until the lease is lost.
+///
+/// # Errors
+///
+/// When the lease is lost or a part ends on its own; the process should then leave.
+pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), Error> {
+    let lost = CancellationToken::new();
+    let drained = CancellationToken::new();
+    let client = plain_client(config.clone())?;
+    let mut keeper = JoinSet::new();
+    let leadership = if options.leader_election {
+        let mut lease_config = config.clone();
+        lease_config.connect_timeout = Some(Duration::from_secs(5));
+        let candidate = Candidate::new(plain_client(lease_config)?, &options.settings.namespace, options.settings.instance.clone());
+        let Some((lease, leadership)) = candidate.acquire(&stop).await else { return Ok(()) };
+        tracing::info!(instance = %options.settings.instance, "leading");
+        let (lost, drained, leadership_kept) = (lost.clone(), drained.clone(), leadership.clone());
+        keeper.spawn(async move { candidate.hold(lease, leadership_kept, lost, drained).await });
+        leadership
+    } else {
+        Leadership::unelected()
+    };
+    metrics.set_leader(true);
+    let halt = CancellationToken::new();
+    let work = work(config, client, options, metrics.clone(), leadership.clone(), halt.clone());
+    tokio::pin!(work);
+    let outcome = tokio::select! {
+        ended = &mut work => return ended.and(Err(Error::Ended("the controller"))),
+        () = stop.cancelled() => Ok(()),
+        () = lost.cancelled() => Err(Error::LostLease),
+    };
+    halt.cancel();
+    if outcome.is_ok() {
+        tracing::info!("stopping: passes that run are finished first");
+        let finished = tokio::time::timeout(GRACE, &mut work).await;
+        if finished.is_err() {
+            tracing::warn!("a pass took too long and is cut off");
+        }
+    } else {
+        // Whatever else runs is stopped by the lease check; only a create that was sent must be answered.
+        let answered = leadership.clone();
+        tokio::select! {
+            _ = &mut work => {}
+            () = async { answered.creates_answered().await } => {}
+        }
+    }
+    metrics.set_leader(false);
+    drained.cancel();
+    while keeper.join_next().await.is_some() {}
+    outcome
+}
+
+async fn work(
+    config: Config,
+    client: Client,
+    options: RunOptions,
+    metrics: Arc<Metrics>,
+    leadership: Arc<Leadership>,
+    halt: CancellationToken,
+) -> Result<(), Error> {
+    let watching = Client::try_from(config)
+        .map_err(|source| Error::Cluster { doing: "preparing the client for watches", source: Box::new(source) })?;
+    let settings = options.settings;
+    let mut namespaces = settings.watch_namespaces.clone();
+    let application_namespaces = namespaces.clone();
+    if !namespaces.is_empty() && !namespaces.contains(&settings.namespace) {
+        namespaces.push(settings.namespace.clone());
+    }
+    let (applications_queue, applications_wanted) = unbounded_channel();
+    let (providers_queue, providers_wanted) = unbounded_channel();
+    let (cluster_providers_queue, cluster_providers_wanted) = unbounded_channel();
+    let (namespace_store, mut namespace_writer) = store::<PartialObjectMeta<Namespace>>();
+    let context = Arc::new(Context {
+        client,
+        directory: Directory::new(settings.http.clone(), settings.namespace.clone(), metrics.clone()),
+        settings,
+        secrets: Versions::default(),
+        config_maps: Versions::default(),
+        claims: Claims::default(),
+        namespaces: options.cluster_providers.then_some(namespace_store),
+        leadership,
+        metrics,
+        memory: Memory::default(),
+        wake: Wake { applications: applications_queue, providers: providers_queue, cluster_providers: cluster_providers_queue },
+    });
+    let mut watches = JoinSet::new();
+    let applications = Feed::<AppIdApplication>::new(count(&application_namespaces));
+    let providers = Feed::<IdentityProvider>::new(count(&application_namespaces));
+    let cluster_providers = Feed::<ClusterIdentityProvider>::new(usize::from(options.cluster_providers));
+    for namespace in each(&application_namespaces) {
+        let (feed, at) = (applications.clone(), context.clone());
+        watches.spawn(feed.run(scoped(&watching, namespace.as_deref()), on_application(&at), on_unreadable(&at, "AppIdApplication")));
+        let (feed, at) = (providers.clone(), context.clone());
+        watches.spawn(feed.run(
+            scoped(&watching, namespace.as_deref()),
+            on_provider(&at, |context, object| drop(context.wake.providers.send(object))),
+            on_unreadable(&at, "IdentityProvider"),
+        ));
+    }
+    if options.cluster_providers {
+        let (feed, at) = (cluster_providers.clone(), context.clone());
+        watches.spawn(feed.run(
+            Api::all(watching.clone()),
+            on_provider(&at, |context, object| drop(context.wake.cluster_providers.send(object))),
+            on_unreadable(&at, "ClusterIdentityProvider"),
+        ));
+        let at = context.clone();
+        watches.spawn(follow(Api::all(watching.clone()), move |event| on_namespace(&at, &mut namespace_writer, &event)));
+    }
+    // Providers name their Secrets before Secrets are listed: what nobody names is dropped on arrival.
+    ready(&providers.store()).await;
+    ready(&cluster_providers.store()).await;
+    let specifications: Vec<Specification> = providers
+        .store()
+        .state()
+        .iter()
+        .map(|object| Specification::of_provider(object))
+        .chain(cluster_providers.store().state().iter().map(|object| Specification::of_cluster_provider(object)))
+        .collect();
+    for specification in &specifications {
+        if let Err(error) = context.directory.load(&context.client, &context.secrets, &context.config_maps, specification).await {
+            tracing::warn!(provider = %index_name(&specification.key), %error, "a provider could not be read at the start");
+        }
+    }
+    for namespace in each(&namespaces) {
+        let (at, mut view) = (context.clone(), View::new(namespace.clone()));
+        watches.spawn(follow(scoped::<PartialObjectMeta<Secret>>(&watching, namespace.as_deref()), move |event| {
+            on_secrets(&at, at.secrets.absorb(&mut view, event))
+        }));
+        let (at, mut view) = (context.clone(), View::new(namespace.clone()));
+        watches.spawn(follow(scoped::<PartialObjectMeta<ConfigMap>>(&watching, namespace.as_deref()), move |event| {
+            let changed = at.config_maps.absorb(&mut view, event);
+            changed.iter().for_each(|key| wake_namers(&at, &at.config_maps, key));
+        }));
+    }
+    ready(&applications.store()).await;
+    context.secrets.wait_until_listed(count(&namespaces)).await;
+    context.config_maps.wait_until_listed(count(&namespaces)).await;
+    if let Some(store) = &context.namespaces {
+        ready(store).await;
+    }
+    tracing::info!(applications = applications.store().state().len(), providers = specifications.len(), "everything is known; working");
+    let controllers = futures::future::join3(
+        control::<Applications>(applications.store(), applications_wanted, context.clone(), halt.clone()),
+        control::<Providers<IdentityProvider>>(providers.store(), providers_wanted, context.clone(), halt.clone()),
+        control::<Providers<ClusterIdentityProvider>>(cluster_providers.store(), cluster_providers_wanted, context.clone(), halt.clone()),
+    );
+    tokio::select! {
+        _ = controllers => Ok(()),
+        _ = watches.join_next() => Err(Error::Ended("a watch")),
+        () = count_objects(context.clone(), applications.store(), providers.store(), cluster_providers.store()) => Ok(()),
+    }
+}
+
+/// One queue and its workers: kube's applier, which keeps passes over one object apart and remembers when to look again.
+async fn control<K: Kind>(
+    store: Store<K::Object>,
+    wanted: UnboundedReceiver<ObjectRef<K::Object>>,
+    context: Arc<Context>,
+    halt: CancellationToken,
+) where
+    K::Object: std::fmt::Debug,
+{
+    let queue = requests(wanted).map(Ok::<_, Infallible>).take_until(halt.cancelled_owned());
+    let passes = controller::applier(
+        |object, context| Box::pin(reconcile::<K>(object, context)),
+        |object, abort, context| after_abort::<K>(object, abort, context),
+        context,
+        store,
+        queue,
+        controller::Config::default(),
+    );
+    passes.for_each(|_| futures::future::ready(())).await;
+}
+
+fn requests<T>(receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> {
+    futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) })
+}
+
+fn count(namespaces: &[String]) -> usize {
+    namespaces.len().max(1)
+}
+
+fn each(namespaces: &[String]) -> Vec<Option<String>> {
+    if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() }
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+async fn ready<K>(store: &Store<K>)
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: std::hash::Hash + Eq + Clone,
+{
+    // The writer lives as long as the watches do.
+    drop(store.wait_until_ready().await);
+}
+
+fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdApplication>) + Send + Sync + 'static {
+    let context = context.clone();
+    move |change| match change {
+        Change::Applied(object) => {
+            let waiting = context.claims.apply(claim_of(&object));
+            context.wake_all(waiting.into_iter().filter(|claimant| Some(&claimant.uid) != object.metadata.uid.as_ref()));
+            drop(context.wake.applications.send(ObjectRef::from_obj(&*object)));
+        }
+        Change::Deleted(object) => {
+            let uid = object.uid().unwrap_or_default();
+            context.wake_all(context.claims.remove(&uid));
+            context.memory.forget(&uid);
+            let provider = claim_of(&object).provider;
+            if context.claims.of_provider(&provider).is_empty() {
+                context.directory.forget(&provider);
+            }
+        }
+    }
+}
+
+fn on_provider<P: ProviderObject>(
+    context: &Arc<Context>,
+    wake: impl Fn(&Context, ObjectRef<P>) + Send + Sync + 'static,
+) -> impl Fn(Change<P>) + Send + Sync + 'static {
+    let context = context.clone();
+    move |change| match change {
+        Change::Applied(object) => wake(&context, ObjectRef::from_obj(&*object)),
+        Change::Deleted(object) => {
+            let key = object.specification().key;
+            context.directory.remove(&key);
+            context.secrets.name(&index_name(&key), &[]);
+            context.config_maps.name(&index_name(&key), &[]);
+            context.memory.forget(&object.uid().unwrap_or_default());
+            let users = context.claims.of_provider(&key);
+            if users.is_empty() {
+                context.directory.forget(&key);
+            }
+            context.wake_all(users);
+        }
+    }
+}
+
+/// An object that this version cannot read: said on the object itself, as far as its metadata allows, and no other is held up.
+fn on_unreadable(context: &Arc<Context>, kind: &'static str) -> impl Fn(InvalidObject) + Send + Sync + 'static {
+    let context = context.clone();
+    move |invalid| {
+        let object = PartialObjectMeta::<Secret> { metadata: invalid.metadata, ..PartialObjectMeta::default() };
+        tracing::error!(
+            kind,
+            namespace = object.namespace().unwrap_or_default(),
+            name = object.name_any(),
+            "an object cannot be read by this version; it is left alone"
+        );
+        let subject = super::cluster::Subject::of_metadata(kind, &object.metadata);
+        let context = context.clone();
+        tokio::spawn(async move {
+            let announcement = super::cluster::Announcement {
+                reason: Reason::InvalidSpec,
+                note: "this version of the operator cannot read the object".into(),
+                is_warning: true,
+            };
+            super::cluster::announce(&context.client, &subject, &context.settings.namespace, &context.settings.instance, &announcement)
+                .await;
+        });
+    }
+}
+
+fn on_namespace(
+    context: &Arc<Context>,
+    writer: &mut store::Writer<PartialObjectMeta<Namespace>>,
+    event: &Event<PartialObjectMeta<Namespace>>,
+) {
+    let changed = match event {
+        Event::Apply(object) | Event::Delete(object) => Some(object.name_any()),
+        _ => None,
+    };
+    writer.apply_watcher_event(event);
+    if let Some(namespace) = changed {
+        context.wake_all(context.claims.of_cluster_providers_in(&namespace));
+    }
+}
+
+fn on_secrets(context: &Arc<Context>, changed: Vec<Key>) {
+    for key in changed {
+        wake_namers(context, &context.secrets, &key);
+        for claimant in context.claims.of_secret(&key) {
+            context.wake.claimant(&claimant);
+        }
+    }
+}
+
+fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
+    for namer in versions.named_by(key) {
+        let mut parts = namer.splitn(3, '/');
+        let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let provider = ProviderKey {
+            kind: if kind == "IdentityProvider" { ProviderKind::IdentityProvider } else { ProviderKind::ClusterIdentityProvider },
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        if let Some(version) = context.directory.version(&provider) {
+            context.memory.wake(&version.uid);
+        }
+        match provider.kind {
+            ProviderKind::IdentityProvider => drop(context.wake.providers.send(ObjectRef::new(name).within(namespace))),
+            _ => drop(context.wake.cluster_providers.send(ObjectRef::new(name))),
+        }
+    }
+}
+
+/// Counts objects for the metrics, now and then.
+async fn count_objects(
+    context: Arc<Context>,
+    applications: Store<AppIdApplication>,
+    providers: Store<IdentityProvider>,
+    cluster_providers: Store<ClusterIdentityProvider>,
+) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(15));
+    loop {
+        ticks.tick().await;
+        let ready = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
+            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        };
+        let tally = |kind, states: Vec<bool>| {
+            let yes = states.iter().filter(|is_ready| **is_ready).count();
+            context.metrics.set_objects(kind, yes, states.len() - yes);
+        };
+        tally(
+            "AppIdApplication",
+            applications.state().iter().map(|object| object.status.as_ref().is_some_and(|status| ready(&status.conditions))).collect(),
+        );
+        tally(
+            "IdentityProvider",
+            providers.state().iter().map(|object| object.status.as_ref().is_some_and(|status| ready(&status.conditions))).collect(),
+        );
+        tally(
+            "ClusterIdentityProvider",
+            cluster_providers.state().iter().map(|object| object.status.as_ref().is_some_and(|status| ready(&status.conditions))).collect(),
+        );
+    }
+}
