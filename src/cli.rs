@@ -19,7 +19,11 @@ pub enum Command {
     /// Run the operator. Connects by the usual rules: in-cluster, else KUBECONFIG.
     Run(Box<Run>),
     /// Print the custom resource definitions.
-    Crds,
+    Crds {
+        /// Write them into this directory instead, one file each.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
     /// Print the documentation of every reason.
     Reasons,
 }

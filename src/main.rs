@@ -33,9 +33,12 @@ fn main() -> ExitCode {
 fn start(command: Command) -> Result<(), AnyError> {
     let mut out = std::io::stdout();
     match command {
-        Command::Crds => {
-            for crd in api::custom_resource_definitions() {
-                write!(out, "---\n{}", serde_saphyr::to_string(&crd)?)?;
+        Command::Crds { directory } => {
+            for (name, text) in api::generated_files()? {
+                match &directory {
+                    Some(directory) => std::fs::write(directory.join(name), text)?,
+                    None => write!(out, "---\n{text}")?,
+                }
             }
             Ok(())
         }

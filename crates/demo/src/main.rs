@@ -1,0 +1,3 @@
+//! Shows the operator at work.
+
+fn main() {}

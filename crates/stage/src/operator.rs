@@ -1,0 +1,220 @@
+//! The operator's process.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::process::{Child, Command};
+
+use crate::{Error, eventually};
+
+/// How the operator is started.
+#[derive(Clone, Debug)]
+pub struct OperatorOptions {
+    /// Namespaces to watch; empty: the stage's.
+    pub watch_namespaces: Vec<String>,
+    /// Watch every namespace.
+    pub all_namespaces: bool,
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// Whether a Lease decides.
+    pub leader_election: bool,
+    /// `--drift-interval`.
+    pub drift_interval: String,
+    /// `--deletion-budget`.
+    pub deletion_budget: String,
+    /// `--log-filter`.
+    pub log_filter: String,
+    /// `--allow-local-addresses`.
+    pub allow_local_addresses: bool,
+    /// Further arguments.
+    pub arguments: Vec<String>,
+    /// Further environment variables.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Default for OperatorOptions {
+    fn default() -> Self {
+        Self {
+            watch_namespaces: Vec::new(),
+            all_namespaces: false,
+            namespace: crate::SYSTEM.into(),
+            leader_election: false,
+            drift_interval: "0".into(),
+            deletion_budget: "10m".into(),
+            log_filter: "info,cloud_identity_operator=debug".into(),
+            allow_local_addresses: true,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+}
+
+impl OperatorOptions {
+    /// Watches one namespace.
+    #[must_use]
+    pub fn watching(mut self, namespace: &str) -> Self {
+        self.watch_namespaces = vec![namespace.to_owned()];
+        self
+    }
+}
+
+/// A running operator; killed when dropped.
+pub struct Operator {
+    child: Child,
+    log: PathBuf,
+    kept: bool,
+}
+
+impl Operator {
+    /// Starts it. It says nothing about being ready: tests wait for what it does.
+    ///
+    /// # Errors
+    ///
+    /// When the process cannot be started.
+    pub async fn start(binary: &Path, kubeconfig: &Path, options: &OperatorOptions) -> Result<Self, Error> {
+        let log = std::env::temp_dir().join(format!("cloud-identity-operator-{}.log", uuid::Uuid::new_v4()));
+        let output = std::fs::File::create(&log)?;
+        let mut command = Command::new(binary);
+        command
+            .env_clear()
+            .env("KUBECONFIG", kubeconfig)
+            .envs(options.environment.iter().cloned())
+            .args(["run", "--metrics-address", "127.0.0.1:0"])
+            .args(["--namespace", &options.namespace])
+            .args(["--leader-election", if options.leader_election { "true" } else { "false" }])
+            .args(["--drift-interval", &options.drift_interval])
+            .args(["--deletion-budget", &options.deletion_budget])
+            .args(["--log-filter", &options.log_filter])
+            .args(["--allow-local-addresses", if options.allow_local_addresses { "true" } else { "false" }])
+            .args(&options.arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .kill_on_drop(true);
+        if !options.all_namespaces {
+            command.args(["--watch-namespaces", &options.watch_namespaces.join(",")]);
+        }
+        Ok(Self { child: command.spawn()?, log, kept: false })
+    }
+
+    /// Process id.
+    ///
+    /// # Panics
+    ///
+    /// When the process has ended.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the operator runs")
+    }
+
+    /// Everything it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The address where it serves metrics, once it does.
+    ///
+    /// # Panics
+    ///
+    /// When it does not in time.
+    pub async fn metrics_address(&self) -> String {
+        let mut found = String::new();
+        eventually("the operator serves metrics", async || {
+            let log = self.log();
+            let address = log.lines().find(|line| line.contains("serving metrics")).and_then(|line| line.split("address=").nth(1));
+            found = address.map(|rest| rest.split_whitespace().next().unwrap_or_default().to_owned()).unwrap_or_default();
+            !found.is_empty()
+        })
+        .await;
+        found
+    }
+
+    /// Waits until it knows everything and works.
+    ///
+    /// # Panics
+    ///
+    /// When it does not in time.
+    pub async fn working(&self) {
+        self.logged("everything is known; working").await;
+    }
+
+    /// Waits until a line of its log holds a text.
+    ///
+    /// # Panics
+    ///
+    /// When it does not in time.
+    pub async fn logged(&self, text: &str) {
+        eventually(&format!("the operator's log says {text:?}"), async || self.log().contains(text)).await;
+    }
+
+    /// Kills it (SIGKILL), as a crash would, and waits until it is gone.
+    pub async fn kill(mut self) -> String {
+        drop(self.child.kill().await);
+        self.log()
+    }
+
+    /// Asks it to stop (SIGTERM) and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// When it does not stop in time.
+    pub async fn stop(mut self) -> std::process::ExitStatus {
+        self.signal("TERM");
+        tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await.expect("it stops in time").expect("it can be waited for")
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    ///
+    /// When it does not in time.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        tokio::time::timeout(crate::PATIENCE, self.child.wait()).await.expect("it ends in time").expect("it can be waited for")
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Freezes it (SIGSTOP).
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Keeps the log file, for a look after a failure.
+    pub fn keep_log(&mut self) {
+        self.kept = true;
+    }
+
+    fn signal(&self, name: &str) {
+        if let Some(pid) = self.child.id() {
+            // std cannot send signals, and unsafe code is forbidden here.
+            drop(std::process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status());
+        }
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            eprintln!("--- the operator's log ends ---\n{}\n---", tail.join("\n"));
+        }
+        if !self.kept {
+            drop(std::fs::remove_file(&self.log));
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the operator as a process, on a real control plane, against the simulator.
+
+mod first;
