@@ -88,6 +88,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch]
 {{- end -}}
 
+{{/* RBAC cannot narrow a create to a name: the object has none yet. */}}
+{{- define "operator.leaseRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [cloud-identity-operator]
+  verbs: [get, update]
+{{- end -}}
+
 {{/* Settings that contradict each other, in words that a schema cannot say. */}}
 {{- define "operator.checks" -}}
 {{- if and (not .Values.leaderElection) (gt (int .Values.replicaCount) 1) -}}
