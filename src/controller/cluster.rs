@@ -315,8 +315,8 @@ pub struct Announcement {
 
 /// Writes an event. Where the object's namespace takes none any more, it goes to the operator's. A failure is logged: an event is a courtesy.
 pub async fn announce(client: &Client, subject: &Subject, operator_namespace: &str, instance: &str, announcement: &Announcement) {
-    let home = if subject.namespace.is_empty() { operator_namespace } else { &subject.namespace };
-    let namespaces = if home == operator_namespace { vec![home] } else { vec![home, operator_namespace] };
+    // An event about a cluster object is accepted in `default` only (tried).
+    let namespaces = if subject.namespace.is_empty() { vec!["default"] } else { vec![subject.namespace.as_str(), operator_namespace] };
     for namespace in namespaces {
         let api: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), namespace, &kube::core::ApiResource::erase::<k8s_openapi::api::events::v1::Event>(&()));

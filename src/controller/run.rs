@@ -162,7 +162,8 @@ async fn work(
     let settings = options.settings;
     let mut namespaces = settings.watch_namespaces.clone();
     let application_namespaces = namespaces.clone();
-    if !namespaces.is_empty() && !namespaces.contains(&settings.namespace) {
+    // Cluster providers read their Secrets in the operator's own namespace; without them it has no business there.
+    if options.cluster_providers && !namespaces.is_empty() && !namespaces.contains(&settings.namespace) {
         namespaces.push(settings.namespace.clone());
     }
     let (applications_queue, applications_wanted) = unbounded_channel();

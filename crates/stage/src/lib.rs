@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::Output, time::Duration}
 
 use cloud_identity_operator::api::{AppIdApplication, IdentityProvider};
 use control_plane::ControlPlane;
-use identity_simulator::{Control, KeySeed, Options, Right, Seed, Simulator, TenantSeed};
+use identity_simulator::{AccessRole, Control, KeySeed, Options, Seed, Simulator, TenantSeed};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api, Client,
@@ -83,7 +83,11 @@ pub fn operator_binary() -> Result<PathBuf, Error> {
 pub async fn install_chart(control_plane: &'static ControlPlane) -> Result<(), Error> {
     CHART
         .get_or_try_init(|| async {
-            helm(control_plane, &["install", "cloud-identity-operator", "--namespace", SYSTEM, "--create-namespace", "--set", "replicaCount=0"]).await?;
+            helm(
+                control_plane,
+                &["install", "cloud-identity-operator", "--namespace", SYSTEM, "--create-namespace", "--set", "replicaCount=0"],
+            )
+            .await?;
             wait_for_crds(control_plane).await?;
             // The garbage collector notices new kinds only now and then.
             control_plane.restart_controller_manager().await?;
@@ -117,7 +121,11 @@ pub async fn helm(control_plane: &ControlPlane, arguments: &[&str]) -> Result<Ou
         command.arg(repository().join("charts/cloud-identity-operator"));
     }
     let output = command.args(rest).output().await?;
-    if output.status.success() { Ok(output) } else { Err(format!("helm {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into()) }
+    if output.status.success() {
+        Ok(output)
+    } else {
+        Err(format!("helm {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into())
+    }
 }
 
 impl Stage {
@@ -241,7 +249,8 @@ impl Stage {
     /// When the API server refuses it.
     pub async fn secret(&self, name: &str, values: &[(&str, &str)]) {
         let data: BTreeMap<_, _> = values.iter().copied().collect();
-        let document = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": self.namespace }, "stringData": data });
+        let document =
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": self.namespace }, "stringData": data });
         self.apply(&document).await.expect("the Secret is accepted");
     }
 
@@ -252,7 +261,11 @@ impl Stage {
     /// When the API server refuses it.
     pub async fn config_map(&self, name: &str, values: &[(&str, &str)]) {
         let data = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let map = ConfigMap { metadata: kube::api::ObjectMeta { name: Some(name.into()), ..Default::default() }, data: Some(data), ..Default::default() };
+        let map = ConfigMap {
+            metadata: kube::api::ObjectMeta { name: Some(name.into()), ..Default::default() },
+            data: Some(data),
+            ..Default::default()
+        };
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         api.create(&PostParams::default(), &map).await.expect("the ConfigMap is accepted");
     }
@@ -288,7 +301,8 @@ impl Stage {
             .kubeconfig_for_service_account(SYSTEM, SERVICE_ACCOUNT, Duration::from_secs(3600))
             .await
             .expect("the ServiceAccount gets a token");
-        let options = if options.watch_namespaces.is_empty() && !options.all_namespaces { options.watching(&self.namespace) } else { options };
+        let options =
+            if options.watch_namespaces.is_empty() && !options.all_namespaces { options.watching(&self.namespace) } else { options };
         Operator::start(&operator_binary().expect("the operator is built"), &kubeconfig, &options).await.expect("the operator starts")
     }
 
@@ -298,7 +312,10 @@ impl Stage {
     ///
     /// When it is not in time.
     pub async fn ready(&self, name: &str) -> AppIdApplication {
-        self.application_where(name, "is ready", |object| condition(object, "Ready").is_some_and(|(status, _)| status == "True") && observed(object)).await
+        self.application_where(name, "is ready", |object| {
+            condition(object, "Ready").is_some_and(|(status, _)| status == "True") && observed(object)
+        })
+        .await
     }
 
     /// Waits until an application's `Ready` has a reason, and returns it.
@@ -307,7 +324,10 @@ impl Stage {
     ///
     /// When it has not in time.
     pub async fn reason(&self, name: &str, reason: &str) -> AppIdApplication {
-        self.application_where(name, &format!("has the reason {reason}"), |object| condition(object, "Ready").is_some_and(|(_, is)| is == reason) && observed(object)).await
+        self.application_where(name, &format!("has the reason {reason}"), |object| {
+            condition(object, "Ready").is_some_and(|(_, is)| is == reason) && observed(object)
+        })
+        .await
     }
 
     /// Waits until an application is as described, and returns it.
@@ -352,7 +372,7 @@ impl Stage {
     /// # Panics
     ///
     /// When the simulator does not answer.
-    pub async fn registered(&self) -> Vec<identity_simulator::ApplicationState> {
+    pub async fn registered(&self) -> Vec<identity_simulator::Application> {
         self.control.applications(TENANT).await.expect("the simulator answers")
     }
 
@@ -371,7 +391,13 @@ impl Stage {
 pub fn seed(tenant: &str, key: &str) -> Seed {
     Seed {
         tenants: vec![TenantSeed { id: tenant.into(), region: "us-south".into(), ..TenantSeed::default() }],
-        keys: vec![KeySeed { id: format!("key-of-{tenant}"), value: key.into(), name: "stage".into(), access: [(tenant.to_owned(), Right::Writer)].into(), ..KeySeed::default() }],
+        keys: vec![KeySeed {
+            id: format!("key-of-{tenant}"),
+            value: key.into(),
+            name: "stage".into(),
+            access: [(tenant.to_owned(), AccessRole::Writer)].into(),
+            ..KeySeed::default()
+        }],
         ..Seed::default()
     }
 }

@@ -42,7 +42,11 @@ where
         _ => {
             let mut now = api.get_opt(name).await.ok().flatten();
             now.iter_mut().for_each(|object| object.meta_mut().managed_fields = None);
-            panic!("{} {name}: it is still not so that it {what}; it is {}", K::kind(&()), serde_json::to_string_pretty(&now).unwrap_or_default());
+            panic!(
+                "{} {name}: it is still not so that it {what}; it is {}",
+                K::kind(&()),
+                serde_json::to_string_pretty(&now).unwrap_or_default()
+            );
         }
     }
 }
@@ -58,7 +62,12 @@ where
 {
     let until = tokio::time::Instant::now() + PATIENCE;
     while let Some(object) = api.get_opt(name).await.expect("the API server answers") {
-        assert!(tokio::time::Instant::now() < until, "{} {name} is still there: {}", K::kind(&()), serde_json::to_string_pretty(&object).unwrap_or_default());
+        assert!(
+            tokio::time::Instant::now() < until,
+            "{} {name} is still there: {}",
+            K::kind(&()),
+            serde_json::to_string_pretty(&object).unwrap_or_default()
+        );
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
