@@ -14,7 +14,7 @@ help: ## List the targets
 
 .PHONY: require-rust
 require-rust:
-	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.89 or newer (rustup)"; exit 1; }
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.91 or newer (rustup)"; exit 1; }
 	@command -v cc >/dev/null || { echo "a C compiler (cc) is missing: install gcc or clang"; exit 1; }
 
 .PHONY: demo

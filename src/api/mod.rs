@@ -6,6 +6,7 @@
 //! instead of stopping the watch for all of them.
 
 mod application;
+#[expect(clippy::duplicated_attributes, reason = "kube's derive repeats printcolumn, and two columns share a type")]
 mod provider;
 mod secret;
 mod status;

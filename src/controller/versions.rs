@@ -195,7 +195,7 @@ mod tests {
         versions.note(("other".into(), "x".into()), ObjectVersion { uid: "u".into(), resource_version: "1".into() });
         versions.absorb(&mut view, Event::Apply(secret("a", 1, true)));
         versions.absorb(&mut view, Event::Apply(secret("b", 2, true)));
-        versions.absorb(&mut view, Event::Init);
+        versions.absorb::<Secret>(&mut view, Event::Init);
         versions.absorb(&mut view, Event::InitApply(secret("b", 2, true)));
         assert_eq!(versions.absorb::<Secret>(&mut view, Event::InitDone), [key("a")]);
         assert!(versions.get(&("other".into(), "x".into())).is_some());
