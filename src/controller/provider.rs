@@ -80,8 +80,14 @@ pub struct Pass<P> {
 }
 
 /// The one thing to do for a provider: see whether it works.
-#[derive(Debug)]
 pub struct Probe(Arc<Connection>);
+
+impl Debug for Probe {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A connection holds half the process.
+        formatter.debug_tuple("Probe").field(&self.0.host).finish()
+    }
+}
 
 impl<P: ProviderObject> Kind for Providers<P> {
     type Object = P;
