@@ -285,6 +285,8 @@ pub struct World {
     pub troubles: Vec<Trouble>,
     /// What a person would want to know.
     pub news: Vec<News>,
+    /// Whether everything was as asked for when it was last looked at: what has to be put right now was changed by somebody.
+    pub was_in_order: bool,
     /// Until when a Secret that somebody else keeps changing is left as it is.
     pub contested_until: Option<Timestamp>,
     /// The deletion, when there is one.
@@ -947,7 +949,22 @@ impl World {
         }
     }
 
+    /// What is put right at the service although the spec did not change.
+    fn announce_repair(&mut self, step: &Step) {
+        let what = match step {
+            Step::Rename(_) => "the display name",
+            Step::SetScopes(_) => "the scopes",
+            Step::SetRoles(_) => "the roles",
+            Step::MergeRedirectUris { .. } => "the redirect URIs",
+            _ => return,
+        };
+        if self.was_in_order && self.deleting.is_none() {
+            self.news.push(News { reason: Reason::DriftRepaired, note: format!("put {what} back, which had been changed at the service") });
+        }
+    }
+
     fn absorb_outcome(&mut self, step: &Step, outcome: Outcome, now: Timestamp) {
+        self.announce_repair(step);
         match (step, outcome) {
             (Step::Claim, _) => {
                 self.claim = if self.claim == Claim::Absent { Claim::Now } else { Claim::Before };

@@ -128,6 +128,7 @@ impl Site {
             remote: Remote::default(),
             troubles: Vec::new(),
             news: Vec::new(),
+            was_in_order: false,
             contested_until: None,
             deleting: self.deleted.then(|| Deleting {
                 first_failed_at: None,
