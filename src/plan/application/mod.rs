@@ -561,6 +561,10 @@ fn register(world: &World, now: Timestamp) -> Option<Step> {
     if !missing_roles(world).is_empty() {
         return None;
     }
+    if world.stored.client_id.is_some() {
+        // The former registration is gone. As long as status names it, a crash after the next one would leave that unnoticed.
+        return Some(Step::Record);
+    }
     match world.claim {
         Claim::Absent | Claim::Unmarked => Some(Step::Claim),
         Claim::Before if world.remote.namesakes.is_none() => Some(Step::FindNamesakes),
@@ -991,7 +995,7 @@ impl World {
                 }
             }
             (Step::Hold(id, holding), _) => self.hold(id, *holding),
-            (Step::Forget(id), _) => self.forget(id),
+            (Step::Forget(id), _) => self.forget(id, now),
             (Step::TakeOverSecret, _) => {
                 if let SecretView::Leftover { client_id, held, adopted } = &self.secret {
                     self.recorded.adopted = *adopted;
@@ -1125,7 +1129,7 @@ impl World {
         self.news.extend(reason.map(|reason| News { reason, note }));
     }
 
-    fn forget(&mut self, id: &ClientId) {
+    fn forget(&mut self, id: &ClientId, now: Timestamp) {
         self.remote.deregistered.insert(id.clone());
         self.remote.sight = Sight::Unseen;
         self.remote.scopes = None;

@@ -360,7 +360,7 @@ fn disturbance() -> impl Strategy<Value = Disturbance> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_125), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_125), ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_it_settles_with_one_registration_and_never_overwrites_a_working_secret(
