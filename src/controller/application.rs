@@ -194,7 +194,8 @@ impl Survey {
             spec_changed,
             provider_changed: status.client_id.is_some()
                 && context.directory.version(&provider).is_some_and(|version| status.provider_version.as_ref() != Some(&version)),
-            woken: context.memory.is_woken(&uid),
+            // A working object has nothing to gain from a dependency that changed; what it leads to is compared anyway.
+            woken: context.memory.is_woken(&uid) && (status.client_id.is_none() || status.next_action_at.is_some()),
             drift_check_due,
             secret_changed: seen != status.secret_version,
             secret_damaged: false,
@@ -292,6 +293,7 @@ impl Survey {
             remote: Remote::default(),
             troubles: Vec::new(),
             news: Vec::new(),
+            was_in_order: self.recorded.client_id.is_some() && !self.triggers.spec_changed && self.triggers.next_action_at.is_none(),
             contested_until: context.memory.contested_until(&self.uid, now),
             deleting: deleting.then(|| Deleting {
                 first_failed_at: object
@@ -584,6 +586,7 @@ impl Pass {
         let ProviderView::Usable { tenant, .. } = &self.world.provider else { return Err(Abort::Stale) };
         let (api, tenant) = (self.api(), tenant.to_string());
         self.subject.claim(&api, &tenant).await?;
+        self.note_object();
         Ok(Ok(Outcome::Done))
     }
 
@@ -593,6 +596,10 @@ impl Pass {
         let version = self.subject.mark_secret(&self.context.client, &self.secret_name, known, metadata).await?;
         self.note_secret(version);
         Ok(Ok(Outcome::Done))
+    }
+
+    fn note_object(&self) {
+        self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
     }
 
     fn note_secret(&mut self, version: ObjectVersion) {
@@ -684,6 +691,7 @@ impl Pass {
         status.provider_version = former.provider_version;
         let api = self.api();
         self.subject.write_status(&api, &status).await?;
+        self.note_object();
         let mut object = (*self.object).clone();
         object.status = Some(status);
         self.object = Arc::new(object);
@@ -701,7 +709,9 @@ impl Pass {
             return Err(Abort::Stale);
         }
         status.added.redirect_uris.extend(uris.iter().cloned());
-        Subject::of(KIND, &object).write_status(&api, &status).await?;
+        let mut heir = Subject::of(KIND, &object);
+        heir.write_status(&api, &status).await?;
+        self.context.memory.wrote(&heir.uid, &heir.resource_version);
         Ok(Ok(Outcome::Done))
     }
 
@@ -951,6 +961,7 @@ impl Pass {
         if status != former {
             let api = self.api();
             self.subject.write_status(&api, &status).await?;
+            self.note_object();
         }
         self.announce_all().await;
         let drift = (status.client_id.is_some() && !self.object.spec.suspend)
