@@ -2,3 +2,5 @@
 
 mod counts;
 mod first;
+mod generated;
+mod surface;
