@@ -80,6 +80,9 @@ pub struct Specification {
     access: Option<(AllowedNamespaces, PermitsSpec)>,
 }
 
+/// The texts of a ConfigMap.
+type Bundle = Arc<BTreeMap<String, String>>;
+
 /// The directory of providers.
 pub struct Directory {
     http: HttpSettings,
@@ -87,7 +90,7 @@ pub struct Directory {
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<ProviderKey, Entry>>,
     credentials: Mutex<HashMap<Key, ReadCredential>>,
-    bundles: Mutex<HashMap<Key, (ObjectVersion, Arc<BTreeMap<String, String>>)>>,
+    bundles: Mutex<HashMap<Key, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
 }
 
@@ -387,7 +390,7 @@ impl Directory {
         config_maps: &Versions,
         home: &str,
         name: &str,
-    ) -> Result<Option<Arc<BTreeMap<String, String>>>, Abort> {
+    ) -> Result<Option<Bundle>, Abort> {
         let key = (home.to_owned(), name.to_owned());
         if let (Some(current), Some((version, kept))) = (config_maps.get(&key), self.bundles.lock().get(&key).cloned())
             && current == version
