@@ -84,6 +84,7 @@ pub struct Specification {
 pub struct Directory {
     http: HttpSettings,
     namespace: String,
+    reads_cluster_providers: bool,
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<ProviderKey, Entry>>,
     credentials: Mutex<HashMap<Key, ReadCredential>>,
@@ -179,10 +180,18 @@ pub fn index_name(key: &ProviderKey) -> String {
 }
 
 impl Directory {
-    /// An empty directory. Cluster providers read their Secrets in `namespace`.
+    /// An empty directory. Cluster providers, where they may be read, read their Secrets in `namespace`.
     #[must_use]
-    pub fn new(http: HttpSettings, namespace: String, metrics: Arc<Metrics>) -> Self {
-        Self { http, namespace, metrics, entries: Mutex::default(), credentials: Mutex::default(), shared: Mutex::default() }
+    pub fn new(http: HttpSettings, namespace: String, reads_cluster_providers: bool, metrics: Arc<Metrics>) -> Self {
+        Self {
+            http,
+            namespace,
+            reads_cluster_providers,
+            metrics,
+            entries: Mutex::default(),
+            credentials: Mutex::default(),
+            shared: Mutex::default(),
+        }
     }
 
     /// Reads what a provider names and makes it ready. Says whether it leads elsewhere, or with another credential, than before.
@@ -296,6 +305,14 @@ impl Directory {
         entry.current.iter().chain(entry.former.iter().rev()).find(|connection| connection.tenant.as_ref() == Some(tenant)).cloned()
     }
 
+    /// How many providers lead to a tenant that is paused now: asked to, or because it failed too often.
+    #[must_use]
+    pub fn paused(&self) -> usize {
+        let entries = self.entries.lock();
+        let connections = entries.values().filter_map(|entry| entry.current.as_ref().ok());
+        connections.filter(|connection| matches!(&connection.service, Service::AppId(app_id) if app_id.tenant().gate().is_paused())).count()
+    }
+
     /// Which version of the provider object is in use.
     #[must_use]
     pub fn version(&self, key: &ProviderKey) -> Option<ProviderVersion> {
@@ -309,6 +326,9 @@ impl Directory {
     pub fn view_for_application(&self, key: &ProviderKey, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> ProviderView {
         if key.kind == ProviderKind::Unknown {
             return ProviderView::Unusable(Problem::new(Reason::InvalidSpec, "this version does not know the kind in providerRef"));
+        }
+        if key.kind == ProviderKind::ClusterIdentityProvider && !self.reads_cluster_providers {
+            return ProviderView::Unusable(Problem::new(Reason::ClusterProviderDisabled, Reason::ClusterProviderDisabled.advice()));
         }
         let connection = match self.connection(key) {
             Ok(connection) => connection,
