@@ -126,7 +126,8 @@ impl<P: ProviderObject> Kind for Providers<P> {
         let connection = context.directory.connection(&specification.key);
         let due = object.status().and_then(|status| status.next_action_at.as_ref()).is_some_and(|at| at.0 <= Timestamp::now());
         // A Secret that was touched and says the same needs no probe.
-        let wants_probe = due || is_changed || wants_probe(&*object, connection.as_ref().ok().map(Arc::as_ref));
+        let is_asked_for = due || is_changed || context.directory.is_doubted(&specification.key);
+        let wants_probe = is_asked_for || wants_probe(&*object, connection.as_ref().ok().map(Arc::as_ref));
         Ok(Pass { context: context.clone(), subject: Subject::of(P::KIND, &*object), object, connection, wants_probe, found: None })
     }
 
@@ -185,6 +186,9 @@ impl<P: ProviderObject> Pass<P> {
                 &announcement,
             )
             .await;
+        }
+        if becomes_ready {
+            self.context.directory.trust(&self.object.specification().key);
         }
         if becomes_ready && !was_ready {
             // What failed for want of a working provider is tried at once.

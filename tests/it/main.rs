@@ -1,6 +1,9 @@
 //! Tests of the operator as a process, on a real control plane, against the simulator.
 
+mod chart;
 mod counts;
 mod first;
 mod generated;
+mod laptop;
+mod sdk;
 mod surface;
