@@ -67,7 +67,7 @@ async fn a_wrong_flag_is_named_with_what_it_should_be() {
         (&["run", "--deletion-budget=-5m"], &kubeconfig, "is negative"),
         (&["run", "--leader-election", "maybe"], &kubeconfig, "[possible values: true, false]"),
         (&["run", "--log-format", "xml"], &kubeconfig, "[possible values: text, json]"),
-        (&["run", "--log-filter", "a=b=c"], &kubeconfig, "a=b=c"),
+        (&["run", "--log-filter", "a=b=c"], &kubeconfig, "--log-filter: error parsing level filter: expected one of"),
         (&["run", "--metrics-address", "here"], &kubeconfig, "invalid socket address"),
         (&["run", "--metrics-address", &taken], &kubeconfig, "in use"),
         (&["run", "--metrics-address", "127.0.0.1:0", "--ca-file", "/does/not/exist"], &kubeconfig, "No such file"),
@@ -107,7 +107,11 @@ async fn metrics_have_base_units_and_labels_from_closed_lists_only() {
             assert!(!text.contains(word), "{word} stands in the metrics");
         }
     }
-    assert_eq!(series[0], series[1], "ten objects more make no series more");
+    // What became of a call may differ from one moment to the next; it comes from a closed list.
+    let kinds = |series: &BTreeSet<String>| -> BTreeSet<String> {
+        series.iter().map(|series| series.split_once("outcome=").map_or(series.as_str(), |(before, _)| before).to_owned()).collect()
+    };
+    assert_eq!(kinds(&series[0]), kinds(&series[1]), "ten objects more make no series more");
     assert!(series[1].len() < 150, "{} series", series[1].len());
     let families: BTreeSet<&str> = series[1].iter().filter_map(|series| series.split('{').next()).collect();
     for family in [
