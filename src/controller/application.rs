@@ -600,6 +600,7 @@ impl Pass {
         let ProviderView::Usable { tenant, .. } = &self.world.provider else { return Err(Abort::Stale) };
         let (api, tenant) = (self.api(), tenant.to_string());
         self.subject.claim(&api, &tenant).await?;
+        self.note_object();
         Ok(Ok(Outcome::Done))
     }
 
@@ -609,6 +610,10 @@ impl Pass {
         let version = self.subject.mark_secret(&self.context.client, &self.secret_name, known, metadata).await?;
         self.note_secret(version);
         Ok(Ok(Outcome::Done))
+    }
+
+    fn note_object(&self) {
+        self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
     }
 
     fn note_secret(&mut self, version: ObjectVersion) {
@@ -701,6 +706,7 @@ impl Pass {
         status.provider_version = former.provider_version;
         let api = self.api();
         self.subject.write_status(&api, &status).await?;
+        self.note_object();
         let mut object = (*self.object).clone();
         object.status = Some(status);
         self.object = Arc::new(object);
@@ -718,7 +724,9 @@ impl Pass {
             return Err(Abort::Stale);
         }
         status.added.redirect_uris.extend(uris.iter().cloned());
-        Subject::of(KIND, &object).write_status(&api, &status).await?;
+        let mut heir = Subject::of(KIND, &object);
+        heir.write_status(&api, &status).await?;
+        self.context.memory.wrote(&heir.uid, &heir.resource_version);
         Ok(Ok(Outcome::Done))
     }
 
@@ -968,6 +976,7 @@ impl Pass {
         if status != former {
             let api = self.api();
             self.subject.write_status(&api, &status).await?;
+            self.note_object();
         }
         self.announce_all().await;
         let drift = (status.client_id.is_some() && !self.object.spec.suspend)

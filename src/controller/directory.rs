@@ -80,6 +80,9 @@ pub struct Specification {
     access: Option<(AllowedNamespaces, PermitsSpec)>,
 }
 
+/// The texts of a ConfigMap.
+type Bundle = Arc<BTreeMap<String, String>>;
+
 /// The directory of providers.
 pub struct Directory {
     http: HttpSettings,
@@ -88,6 +91,7 @@ pub struct Directory {
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<ProviderKey, Entry>>,
     credentials: Mutex<HashMap<Key, ReadCredential>>,
+    bundles: Mutex<HashMap<Key, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
 }
 
@@ -190,6 +194,7 @@ impl Directory {
             metrics,
             entries: Mutex::default(),
             credentials: Mutex::default(),
+            bundles: Mutex::default(),
             shared: Mutex::default(),
         }
     }
@@ -369,12 +374,12 @@ impl Directory {
         }
         let ca_from_map = match specification.config_map_name() {
             None => None,
-            Some(name) => match read_config_map(client, config_maps, home, name).await? {
+            Some(name) => match self.read_config_map(client, config_maps, home, name).await? {
                 Some(data) => Some(data),
                 None => return Ok(Err(missing("ConfigMap", name, None))),
             },
         };
-        Ok(self.assemble(specification, &read, ca_from_map.as_ref()))
+        Ok(self.assemble(specification, &read, ca_from_map.as_deref()))
     }
 
     async fn read_secret(
@@ -408,6 +413,31 @@ impl Directory {
         let read = ReadCredential { version, data: Arc::new(data), changed_at };
         self.credentials.lock().insert(key, read.clone());
         Ok(Ok(read))
+    }
+
+    async fn read_config_map(
+        &self,
+        client: &Client,
+        config_maps: &Versions,
+        home: &str,
+        name: &str,
+    ) -> Result<Option<Bundle>, Abort> {
+        let key = (home.to_owned(), name.to_owned());
+        if let (Some(current), Some((version, kept))) = (config_maps.get(&key), self.bundles.lock().get(&key).cloned())
+            && current == version
+        {
+            return Ok(Some(kept));
+        }
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), home);
+        let Some(map) = api.get_opt(name).await.map_err(Abort::of("reading the ConfigMap"))? else {
+            self.bundles.lock().remove(&key);
+            return Ok(None);
+        };
+        let version = ObjectVersion { uid: map.uid().unwrap_or_default(), resource_version: map.resource_version().unwrap_or_default() };
+        config_maps.note(key.clone(), version.clone());
+        let data = Arc::new(map.data.unwrap_or_default());
+        self.bundles.lock().insert(key, (version, data.clone()));
+        Ok(Some(data))
     }
 
     fn assemble(
@@ -555,21 +585,6 @@ fn revived<K: std::hash::Hash + Eq + Clone, V>(known: &mut HashMap<K, Weak<V>>, 
     let value = make();
     known.insert(key.clone(), Arc::downgrade(&value));
     value
-}
-
-async fn read_config_map(
-    client: &Client,
-    config_maps: &Versions,
-    home: &str,
-    name: &str,
-) -> Result<Option<BTreeMap<String, String>>, Abort> {
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), home);
-    let Some(map) = api.get_opt(name).await.map_err(Abort::of("reading the ConfigMap"))? else { return Ok(None) };
-    config_maps.note(
-        (home.to_owned(), name.to_owned()),
-        ObjectVersion { uid: map.uid().unwrap_or_default(), resource_version: map.resource_version().unwrap_or_default() },
-    );
-    Ok(Some(map.data.unwrap_or_default()))
 }
 
 fn ca_bundle(

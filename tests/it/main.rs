@@ -1,3 +1,6 @@
 //! Tests of the operator as a process, on a real control plane, against the simulator.
 
+mod counts;
 mod first;
+mod generated;
+mod surface;
