@@ -1331,5 +1331,6 @@ fn remote_missing(id: &ClientId) -> Problem {
     )
 }
 
+
 #[cfg(test)]
 mod tests;
