@@ -1331,6 +1331,5 @@ fn remote_missing(id: &ClientId) -> Problem {
     )
 }
 
-
 #[cfg(test)]
 mod tests;
