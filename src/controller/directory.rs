@@ -415,13 +415,7 @@ impl Directory {
         Ok(Ok(read))
     }
 
-    async fn read_config_map(
-        &self,
-        client: &Client,
-        config_maps: &Versions,
-        home: &str,
-        name: &str,
-    ) -> Result<Option<Bundle>, Abort> {
+    async fn read_config_map(&self, client: &Client, config_maps: &Versions, home: &str, name: &str) -> Result<Option<Bundle>, Abort> {
         let key = (home.to_owned(), name.to_owned());
         if let (Some(current), Some((version, kept))) = (config_maps.get(&key), self.bundles.lock().get(&key).cloned())
             && current == version

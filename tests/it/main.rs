@@ -3,4 +3,5 @@
 mod counts;
 mod first;
 mod generated;
+mod secrets;
 mod surface;

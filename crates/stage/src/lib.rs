@@ -7,6 +7,7 @@
 //! parallel on one control plane.
 
 mod kubectl;
+mod look;
 mod operator;
 mod wait;
 
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub use kubectl::{Said, documents, run};
+pub use look::SecretWatch;
 pub use operator::{Operator, OperatorOptions};
 pub use wait::{PATIENCE, eventually};
 
