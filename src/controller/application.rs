@@ -194,7 +194,8 @@ impl Survey {
             spec_changed,
             provider_changed: status.client_id.is_some()
                 && context.directory.version(&provider).is_some_and(|version| status.provider_version.as_ref() != Some(&version)),
-            woken: context.memory.is_woken(&uid),
+            // A working object has nothing to gain from a dependency that changed; what it leads to is compared anyway.
+            woken: context.memory.is_woken(&uid) && (status.client_id.is_none() || status.next_action_at.is_some()),
             drift_check_due,
             secret_changed: seen != status.secret_version,
             secret_damaged: false,
@@ -292,6 +293,7 @@ impl Survey {
             remote: Remote::default(),
             troubles: Vec::new(),
             news: Vec::new(),
+            was_in_order: self.recorded.client_id.is_some() && !self.triggers.spec_changed && self.triggers.next_action_at.is_none(),
             contested_until: context.memory.contested_until(&self.uid, now),
             deleting: deleting.then(|| Deleting {
                 first_failed_at: object

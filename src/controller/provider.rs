@@ -80,8 +80,13 @@ pub struct Pass<P> {
 }
 
 /// The one thing to do for a provider: see whether it works.
-#[derive(Debug)]
 pub struct Probe(Arc<Connection>);
+
+impl Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Probe({})", self.0.host)
+    }
+}
 
 impl<P: ProviderObject> Kind for Providers<P> {
     type Object = P;

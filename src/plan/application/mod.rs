@@ -285,6 +285,8 @@ pub struct World {
     pub troubles: Vec<Trouble>,
     /// What a person would want to know.
     pub news: Vec<News>,
+    /// Whether everything was as asked for when it was last looked at: what has to be put right now was changed by somebody.
+    pub was_in_order: bool,
     /// Until when a Secret that somebody else keeps changing is left as it is.
     pub contested_until: Option<Timestamp>,
     /// The deletion, when there is one.
@@ -558,6 +560,10 @@ fn register(world: &World, now: Timestamp) -> Option<Step> {
     }
     if !missing_roles(world).is_empty() {
         return None;
+    }
+    if world.stored.client_id.is_some() {
+        // The former registration is gone. As long as status names it, a crash after the next one would leave that unnoticed.
+        return Some(Step::Record);
     }
     match world.claim {
         Claim::Absent | Claim::Unmarked => Some(Step::Claim),
@@ -947,7 +953,22 @@ impl World {
         }
     }
 
+    /// What is put right at the service although the spec did not change.
+    fn announce_repair(&mut self, step: &Step) {
+        let what = match step {
+            Step::Rename(_) => "the display name",
+            Step::SetScopes(_) => "the scopes",
+            Step::SetRoles(_) => "the roles",
+            Step::MergeRedirectUris { .. } => "the redirect URIs",
+            _ => return,
+        };
+        if self.was_in_order && self.deleting.is_none() {
+            self.news.push(News { reason: Reason::DriftRepaired, note: format!("put {what} back, which had been changed at the service") });
+        }
+    }
+
     fn absorb_outcome(&mut self, step: &Step, outcome: Outcome, now: Timestamp) {
+        self.announce_repair(step);
         match (step, outcome) {
             (Step::Claim, _) => {
                 self.claim = if self.claim == Claim::Absent { Claim::Now } else { Claim::Before };
@@ -974,7 +995,7 @@ impl World {
                 }
             }
             (Step::Hold(id, holding), _) => self.hold(id, *holding),
-            (Step::Forget(id), _) => self.forget(id),
+            (Step::Forget(id), _) => self.forget(id, now),
             (Step::TakeOverSecret, _) => {
                 if let SecretView::Leftover { client_id, held, adopted } = &self.secret {
                     self.recorded.adopted = *adopted;
@@ -1108,7 +1129,7 @@ impl World {
         self.news.extend(reason.map(|reason| News { reason, note }));
     }
 
-    fn forget(&mut self, id: &ClientId) {
+    fn forget(&mut self, id: &ClientId, now: Timestamp) {
         self.remote.deregistered.insert(id.clone());
         self.remote.sight = Sight::Unseen;
         self.remote.scopes = None;
@@ -1330,6 +1351,7 @@ fn remote_missing(id: &ClientId) -> Problem {
         format!("the application {id}, which was to be adopted, does not exist at the service; nothing is registered in its place"),
     )
 }
+
 
 #[cfg(test)]
 mod tests;
