@@ -69,9 +69,12 @@ impl Kind for Applications {
 
     fn settled(context: &Context, object: &AppIdApplication, now: Timestamp) -> Option<Option<Timestamp>> {
         let survey = Survey::of(context, object, now);
-        let secret_is_known = !survey.triggers.secret_changed;
-        let is_settled =
-            secret_is_known && rules::attention(&survey.triggers, survey.has_obstacle(context, object), now) == Attention::Nothing;
+        let triggers = &survey.triggers;
+        let obstacle = survey.obstacle(context, object);
+        let is_known_obstacle = obstacle.as_ref().is_some_and(|problem| is_reported(object, problem));
+        let waits = triggers.next_action_at.is_some_and(|at| at > now) && !triggers.spec_changed && !triggers.deleting;
+        let is_settled = !triggers.secret_changed
+            && ((is_known_obstacle && waits) || rules::attention(triggers, obstacle.is_some(), now) == Attention::Nothing);
         is_settled.then(|| survey.next_look(context, object, now))
     }
 
@@ -118,6 +121,10 @@ impl Kind for Applications {
         let result = pass.carry_out(&step).await?;
         if let Err(failure) = &result {
             tracing::info!(object = %pass.subject.path(), class = failure.class.as_str(), reason = %failure.reason, %failure, "a step failed");
+            let concerns_provider = [Reason::Unauthorized, Reason::TenantNotFound, Reason::ReaderRoleRequired, Reason::WriterRoleRequired];
+            if concerns_provider.contains(&failure.reason) {
+                pass.context.doubt(&pass.provider_key());
+            }
         }
         pass.world.absorb(&step, result, Timestamp::now());
         Ok(())
@@ -205,11 +212,10 @@ impl Survey {
         Self { uid, key, provider, recorded: recorded(object, &status), stored_secret: status.secret_version, triggers }
     }
 
-    fn has_obstacle(&self, context: &Context, object: &AppIdApplication) -> bool {
+    /// What can be seen to be in the way without a look at the Secret.
+    fn obstacle(&self, context: &Context, object: &AppIdApplication) -> Option<Problem> {
         let secret = SecretView::Ours { client_id: self.recorded.client_id.clone(), is_intact: true, held: None };
-        let world = self.world(context, object, &shape_of(object), secret, false, Timestamp::UNIX_EPOCH);
-        // What was an obstacle and still is needs no second report; a new one does.
-        rules::obstacle(&world).is_some_and(|problem| !is_reported(object, &problem))
+        rules::obstacle(&self.world(context, object, &shape_of(object), secret, false, Timestamp::UNIX_EPOCH))
     }
 
     /// When to look again although nothing happens: what is left to do, or the drift check.
@@ -440,7 +446,8 @@ async fn look_at_secret(
     survey: &mut Survey,
     now: Timestamp,
 ) -> Result<(SecretView, Option<ObjectVersion>), Abort> {
-    let trusted = !survey.triggers.secret_changed && !survey.triggers.spec_changed && survey.stored_secret.is_some();
+    let triggers = &survey.triggers;
+    let trusted = !triggers.secret_changed && !triggers.spec_changed && !triggers.provider_changed && survey.stored_secret.is_some();
     if trusted {
         return Ok((
             SecretView::Ours { client_id: survey.recorded.client_id.clone(), is_intact: true, held: None },
@@ -494,7 +501,10 @@ fn judge(
     let is_the_one_we_wrote = survey.stored_secret.as_ref().is_some_and(|stored| Some(&stored.uid) == meta.uid.as_ref());
     let is_ours = controller.map_or(is_the_one_we_wrote, |owner| owner.uid == subject.uid);
     if is_ours {
-        let is_intact = applied_fields(meta).is_some_and(|applied| applied == expected_fields(object, subject, shape));
+        let is_untouched = applied_fields(meta).is_some_and(|applied| applied == expected_fields(object, subject, shape));
+        // Where the address is not known now, nobody could write another one.
+        let wanted = context.directory.connection(&survey.provider).ok().map(|connection| shape_mark(object, shape, &connection.host));
+        let is_intact = is_untouched && wanted.is_none_or(|wanted| annotation(mark::SHAPE) == Some(wanted.as_str()));
         let is_immutable = meta
             .managed_fields
             .iter()
@@ -527,8 +537,12 @@ fn applied_fields(meta: &ObjectMeta) -> Option<AppliedFields> {
     Some(AppliedFields::read(&entry.fields_v1.as_ref()?.0))
 }
 
+fn shape_mark(object: &AppIdApplication, shape: &Shape, origin: &str) -> String {
+    layout::mark(shape, origin, &object.spec.secret.labels, &object.spec.secret.annotations)
+}
+
 fn expected_fields(object: &AppIdApplication, subject: &Subject, shape: &Shape) -> AppliedFields {
-    let marks = [mark::CLIENT_ID, mark::CLUSTER, mark::OBJECT, mark::OBJECT_UID, mark::TENANT];
+    let marks = [mark::CLIENT_ID, mark::CLUSTER, mark::OBJECT, mark::OBJECT_UID, mark::TENANT, mark::SHAPE];
     let adopted = object.status.as_ref().is_some_and(|status| status.adopted == Some(true));
     AppliedFields {
         data: layout::keys(shape),
@@ -621,6 +635,7 @@ impl Pass {
                 (mark::CLUSTER, self.context.settings.cluster_uid.clone()),
                 (mark::OBJECT, self.subject.path()),
                 (mark::OBJECT_UID, self.subject.uid.clone()),
+                (mark::SHAPE, shape_mark(&self.object, &self.shape, &app_id.origin())),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );

@@ -16,9 +16,14 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{claims::Claimant, claims::Claims, directory::Directory, leadership::Leadership, versions::Versions};
+use super::{
+    claims::{Claimant, Claims, ProviderKey},
+    directory::Directory,
+    leadership::Leadership,
+    versions::Versions,
+};
 use crate::{
-    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider},
+    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
     metrics::Metrics,
     provider::http::HttpSettings,
 };
@@ -170,6 +175,14 @@ pub struct Wake {
 }
 
 impl Wake {
+    /// Asks for a pass over a provider.
+    pub fn provider(&self, key: &ProviderKey) {
+        match key.kind {
+            ProviderKind::IdentityProvider => drop(self.providers.send(ObjectRef::new(&key.name).within(&key.namespace))),
+            ProviderKind::ClusterIdentityProvider | ProviderKind::Unknown => drop(self.cluster_providers.send(ObjectRef::new(&key.name))),
+        }
+    }
+
     /// Asks for a pass over a claimant. A queue that is closed belongs to a process that ends.
     pub fn claimant(&self, claimant: &Claimant) {
         drop(self.applications.send(ObjectRef::new(&claimant.name).within(&claimant.namespace)));
@@ -177,6 +190,14 @@ impl Wake {
 }
 
 impl Context {
+    /// An object met a failure that speaks of its provider: the provider is looked at, once, so that its own status says so too.
+    pub fn doubt(&self, provider: &ProviderKey) {
+        if let Some(uid) = self.directory.doubt(provider) {
+            self.memory.wake(&uid);
+            self.wake.provider(provider);
+        }
+    }
+
     /// Asks for a pass over each, which looks at everything anew.
     pub fn wake_all(&self, claimants: impl IntoIterator<Item = Claimant>) {
         let mut seen = HashSet::new();

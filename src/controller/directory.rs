@@ -102,6 +102,8 @@ struct Entry {
     specification: Option<Specification>,
     current: Result<Arc<Connection>, Problem>,
     former: Vec<Arc<Connection>>,
+    /// Whether an object met a failure that speaks of the provider, since it was last found to work.
+    is_doubted: bool,
 }
 
 /// What providers of one tenant share. Weak: it lives as long as a connection does.
@@ -215,6 +217,7 @@ impl Directory {
             specification: None,
             current: Err(Problem::new(Reason::ProviderNotReady, "the provider was not looked at yet")),
             former: Vec::new(),
+            is_doubted: false,
         });
         let is_same = match (&entry.current, &connection) {
             (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
@@ -240,6 +243,21 @@ impl Directory {
             }
         }
         !is_same || access_changed
+    }
+
+    /// An object met a failure that speaks of the provider. Says the provider's UID when that is news.
+    pub fn doubt(&self, key: &ProviderKey) -> Option<String> {
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(key)?;
+        let is_news = !std::mem::replace(&mut entry.is_doubted, true);
+        entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
+    }
+
+    /// The provider was found to work.
+    pub fn trust(&self, key: &ProviderKey) {
+        if let Some(entry) = self.entries.lock().get_mut(key) {
+            entry.is_doubted = false;
+        }
     }
 
     /// The provider object is gone.

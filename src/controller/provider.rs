@@ -182,6 +182,9 @@ impl<P: ProviderObject> Pass<P> {
             )
             .await;
         }
+        if becomes_ready {
+            self.context.directory.trust(&self.object.specification().key);
+        }
         if becomes_ready && !was_ready {
             // What failed for want of a working provider is tried at once.
             let key = self.object.specification().key;

@@ -408,10 +408,7 @@ fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
         if let Some(version) = context.directory.version(&provider) {
             context.memory.wake(&version.uid);
         }
-        match provider.kind {
-            ProviderKind::IdentityProvider => drop(context.wake.providers.send(ObjectRef::new(name).within(namespace))),
-            _ => drop(context.wake.cluster_providers.send(ObjectRef::new(name))),
-        }
+        context.wake.provider(&provider);
     }
 }
 

@@ -17,7 +17,10 @@ async fn an_application_becomes_a_secret_whose_credential_gets_a_token() {
     let events: Api<Event> = Api::namespaced(stage.client.clone(), &stage.namespace);
     stage::eventually("the registration is announced", async || {
         let events = events.list(&Default::default()).await.expect("the API server answers");
-        events.iter().any(|event| event.reason.as_deref() == Some("Registered") && event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref()) == Some("storefront"))
+        events.iter().any(|event| {
+            event.reason.as_deref() == Some("Registered")
+                && event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref()) == Some("storefront")
+        })
     })
     .await;
     drop(operator);

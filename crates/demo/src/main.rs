@@ -11,7 +11,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Parser;
 use control_plane::ControlPlane;
 use identity_simulator::{ApplicationEdit, Control, Options, Simulator};
-use stage::{API_KEY, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, TENANT, eventually, install_chart, operator_binary, repository, seed};
+use stage::{
+    API_KEY, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, TENANT, eventually, install_chart, operator_binary, repository, seed,
+};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -77,7 +79,8 @@ impl Scene {
         install_chart(control_plane).await?;
         say("starting the operator as a process, under the chart's ServiceAccount and with its rights alone");
         let kubeconfig = control_plane.kubeconfig_for_service_account(SYSTEM, SERVICE_ACCOUNT, Duration::from_secs(24 * 3600)).await?;
-        let options = OperatorOptions { all_namespaces: true, leader_election: true, drift_interval: "5s".into(), ..OperatorOptions::default() };
+        let options =
+            OperatorOptions { all_namespaces: true, leader_election: true, drift_interval: "5s".into(), ..OperatorOptions::default() };
         let operator = Operator::start(&operator_binary()?, &kubeconfig, &options).await?;
         Ok(Self { control_plane, simulator, control, _operator: operator, begun })
     }
@@ -85,23 +88,47 @@ impl Scene {
     async fn play(&self) -> Result<(), Error> {
         say("\n1. Apply a provider and an application (examples/demo)\n");
         self.kubectl_with(&["apply", "-f", "-"], &self.manifests()?)?;
-        self.kubectl(&["-n", "shop", "create", "configmap", "simulator-ca", "--from-literal", &format!("ca.crt={}", self.simulator.ca_pem())])?;
+        self.kubectl(&[
+            "-n",
+            "shop",
+            "create",
+            "configmap",
+            "simulator-ca",
+            "--from-literal",
+            &format!("ca.crt={}", self.simulator.ca_pem()),
+        ])?;
         self.kubectl(&["-n", "shop", "wait", "--for=condition=Ready", "appidapp/storefront", "--timeout=90s"])?;
         say("\n2. What kubectl shows\n");
         self.kubectl(&["-n", "shop", "get", "cloudidentity"])?;
         say("\n3. The keys of the Secret storefront-oidc\n");
-        let keys = self.read(&["-n", "shop", "get", "secret", "storefront-oidc", "-o", "go-template={{range $key, $value := .data}}  {{$key}}\n{{end}}"])?;
+        let keys = self.read(&[
+            "-n",
+            "shop",
+            "get",
+            "secret",
+            "storefront-oidc",
+            "-o",
+            "go-template={{range $key, $value := .data}}  {{$key}}\n{{end}}",
+        ])?;
         say(&keys);
         say("4. A token, obtained with them\n");
         let (client_id, secret) = (self.value("clientId")?, self.value("secret")?);
         let answer = self.token(&client_id, &secret, &self.value("oauthServerUrl")?).await?;
         say(&format!("  {} token for {client_id}, valid for {} s", answer["token_type"].as_str().unwrap_or("?"), answer["expires_in"]));
         say("\n5. Somebody renames the application at the service and deletes the Secret\n");
-        self.control.edit_application(TENANT, &client_id, &ApplicationEdit { name: Some("oops".into()), ..ApplicationEdit::default() }).await?;
+        self.control
+            .edit_application(TENANT, &client_id, &ApplicationEdit { name: Some("oops".into()), ..ApplicationEdit::default() })
+            .await?;
         self.kubectl(&["-n", "shop", "delete", "secret", "storefront-oidc"])?;
         let mut name = String::new();
         eventually("the name and the Secret are back", async || {
-            name = self.control.applications(TENANT).await.ok().and_then(|list| list.first().map(|application| application.name.clone())).unwrap_or_default();
+            name = self
+                .control
+                .applications(TENANT)
+                .await
+                .ok()
+                .and_then(|list| list.first().map(|application| application.name.clone()))
+                .unwrap_or_default();
             name == "storefront" && self.value("clientId").is_ok_and(|id| id == client_id)
         })
         .await;
@@ -117,7 +144,10 @@ impl Scene {
         say(&format!("  export KUBECONFIG={}", self.control_plane.admin_kubeconfig().display()));
         say(&format!("  export PATH={}:$PATH        # this cluster's kubectl and helm", programs.display()));
         say("  kubectl -n shop get cloudidentity");
-        say(&format!("  curl -s {}/state | head -c 2000      # what the simulated services know", self.simulator.urls().control.trim_end_matches('/')));
+        say(&format!(
+            "  curl -s {}/state | head -c 2000      # what the simulated services know",
+            self.simulator.urls().control.trim_end_matches('/')
+        ));
         say("\nCtrl-C ends it all.");
         Ok(())
     }
@@ -128,13 +158,19 @@ impl Scene {
         files.sort_by_key(std::fs::DirEntry::file_name);
         let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file.path())).collect::<Result<_, _>>()?;
         let app_id = urls.regions.get("us-south").ok_or("the simulator has no region us-south")?;
-        Ok(texts.join("\n---\n").replace("${APPID_URL}", app_id).replace("${IAM_URL}", &urls.iam).replace("${TENANT_ID}", TENANT).replace("${API_KEY}", API_KEY))
+        Ok(texts
+            .join("\n---\n")
+            .replace("${APPID_URL}", app_id)
+            .replace("${IAM_URL}", &urls.iam)
+            .replace("${TENANT_ID}", TENANT)
+            .replace("${API_KEY}", API_KEY))
     }
 
     async fn token(&self, client_id: &str, secret: &str, server: &str) -> Result<serde_json::Value, Error> {
         let ca = reqwest::Certificate::from_pem(self.simulator.ca_pem().as_bytes())?;
         let client = reqwest::Client::builder().tls_certs_only([ca]).build()?;
-        let request = client.post(format!("{server}/token")).basic_auth(client_id, Some(secret)).form(&[("grant_type", "client_credentials")]);
+        let request =
+            client.post(format!("{server}/token")).basic_auth(client_id, Some(secret)).form(&[("grant_type", "client_credentials")]);
         Ok(request.send().await?.error_for_status()?.json().await?)
     }
 
@@ -145,7 +181,11 @@ impl Scene {
 
     fn read(&self, arguments: &[&str]) -> Result<String, Error> {
         let output = self.control_plane.kubectl_command().args(arguments).stderr(Stdio::null()).output()?;
-        if output.status.success() { Ok(String::from_utf8(output.stdout)?) } else { Err(format!("kubectl {}: failed", arguments.join(" ")).into()) }
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout)?)
+        } else {
+            Err(format!("kubectl {}: failed", arguments.join(" ")).into())
+        }
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Result<(), Error> {

@@ -1139,8 +1139,12 @@ impl World {
             note: format!("{id} was deleted at the service; it is registered again, with a new client id"),
         });
         let redirect_uris = std::mem::take(&mut self.recorded.added.redirect_uris);
-        self.recorded =
-            Recorded { tenant: self.recorded.tenant.clone(), added: Added { redirect_uris, ..Added::default() }, ..Recorded::default() };
+        self.recorded = Recorded {
+            tenant: self.recorded.tenant.clone(),
+            added: Added { redirect_uris, ..Added::default() },
+            unclear_since: Some(now),
+            ..Recorded::default()
+        };
     }
 
     /// What the pass came to, after [`next`] said to rest.
@@ -1351,7 +1355,6 @@ fn remote_missing(id: &ClientId) -> Problem {
         format!("the application {id}, which was to be adopted, does not exist at the service; nothing is registered in its place"),
     )
 }
-
 
 #[cfg(test)]
 mod tests;

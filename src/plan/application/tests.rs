@@ -152,7 +152,12 @@ impl Site {
     }
 
     fn commit(&mut self, id: &ClientId) {
-        let registration = Registration { name: Self::provisional().as_str().into(), secret: format!("secret of {id}"), scopes: BTreeSet::new(), is_foreign: false };
+        let registration = Registration {
+            name: Self::provisional().as_str().into(),
+            secret: format!("secret of {id}"),
+            scopes: BTreeSet::new(),
+            is_foreign: false,
+        };
         self.applications.insert(id.clone(), registration);
     }
 
@@ -179,7 +184,9 @@ impl Site {
             }
             Step::FindNamesakes => {
                 let name = Self::provisional();
-                Outcome::Namesakes(self.applications.iter().filter(|(_, r)| r.name == name.as_str()).map(|(id, r)| Self::shown(id, r)).collect())
+                Outcome::Namesakes(
+                    self.applications.iter().filter(|(_, r)| r.name == name.as_str()).map(|(id, r)| Self::shown(id, r)).collect(),
+                )
             }
             Step::Look(id) => self.applications.get(id).map_or(Outcome::NotFound, |r| Outcome::Application(Self::shown(id, r))),
             Step::ConfirmAbsence(id) => Outcome::Listed(self.applications.get(id).map(|r| Self::shown(id, r))),
@@ -497,7 +504,8 @@ fn each_obstacle_stops_everything_before_the_first_remote_call() {
         world
     };
     let unusable = |reason| ProviderView::Unusable(Problem::new(reason, "x"));
-    let usable = |allowed, permits| ProviderView::Usable { tenant: TenantIdentity::recorded(TENANT), namespace_is_allowed: allowed, permits };
+    let usable =
+        |allowed, permits| ProviderView::Usable { tenant: TenantIdentity::recorded(TENANT), namespace_is_allowed: allowed, permits };
     let rows: Vec<(World, Reason)> = vec![
         (world(&|w| w.desired.suspended = true), Reason::Suspended),
         (world(&|w| w.flaw = Some(Problem::new(Reason::InvalidSpec, "x"))), Reason::InvalidSpec),
