@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, collections::BTreeSet, path::PathBuf, time::Dur
 
 use cloud_identity_operator::api::{AppIdApplication, AppIdApplicationStatus};
 use futures::{StreamExt, TryStreamExt, stream};
-use identity_simulator::{
-    AccessRole, Application, ApplicationSeed, Call, CallStage, CallWait, KeyEdit, RoleSeed, Rule as Fault, Seed, TenantSeed,
-};
+use identity_simulator::{AccessRole, Application, ApplicationSeed, Call, KeyEdit, RoleSeed, Rule as Fault, Seed, TenantSeed};
 use kube::{
     ResourceExt,
     api::{DeleteParams, ListParams},
@@ -52,6 +50,9 @@ pub struct Plot {
 pub struct Field {
     pub stage: Stage,
     pub interceptor: Interceptor,
+    /// Namespace and name of the operators' ServiceAccount.
+    account: (String, String),
+    options: OperatorOptions,
     kubeconfig: PathBuf,
     tenants: Vec<String>,
     http: reqwest::Client,
@@ -64,24 +65,48 @@ pub struct Mark {
 }
 
 impl Field {
+    /// A field for one operator, which needs no lease.
     pub async fn new(prefix: &str) -> Self {
+        Self::on(Stage::new(prefix).await, (SYSTEM, SERVICE_ACCOUNT), OperatorOptions::default()).await
+    }
+
+    /// A field with a release of the chart of its own: its operators elect a leader.
+    pub async fn elected(prefix: &str) -> Self {
         let stage = Stage::new(prefix).await;
+        let namespace = stage.namespace.clone();
+        install_release(&stage).await;
+        let options = OperatorOptions {
+            namespace: namespace.clone(),
+            leader_election: true,
+            arguments: vec!["--cluster-providers".into(), "false".into()],
+            ..OperatorOptions::default()
+        };
+        Self::on(stage, (&namespace, &namespace), options).await
+    }
+
+    async fn on(stage: Stage, account: (&str, &str), options: OperatorOptions) -> Self {
         let kubeconfig = stage
             .control_plane
-            .kubeconfig_for_service_account(SYSTEM, SERVICE_ACCOUNT, Duration::from_secs(3600))
+            .kubeconfig_for_service_account(account.0, account.1, Duration::from_secs(3600))
             .await
             .expect("the ServiceAccount gets a token");
+        let options = options.watching(&stage.namespace);
         let interceptor = Interceptor::start(stage.control_plane).await.expect("the interceptor starts");
-        let kubeconfig = interceptor.kubeconfig(&kubeconfig).expect("the kubeconfig is written");
         let http = http_client(&stage);
-        Self { stage, interceptor, kubeconfig, tenants: vec![TENANT.to_owned()], http }
+        let account = (account.0.to_owned(), account.1.to_owned());
+        Self { stage, interceptor, account, options, kubeconfig, tenants: vec![TENANT.to_owned()], http }
     }
 
     /// Starts an operator behind the interceptor.
     pub async fn operator(&self) -> Operator {
-        let options = OperatorOptions::default().watching(&self.stage.namespace);
+        self.operator_behind(&self.interceptor).await
+    }
+
+    /// Starts an operator behind an interceptor of its own.
+    pub async fn operator_behind(&self, interceptor: &Interceptor) -> Operator {
+        let kubeconfig = interceptor.kubeconfig(&self.kubeconfig).expect("the kubeconfig is written");
         let binary = stage::operator_binary().expect("the operator is built");
-        Operator::start(&binary, &self.kubeconfig, &options).await.expect("the operator starts")
+        Operator::start(&binary, &kubeconfig, &self.options).await.expect("the operator starts")
     }
 
     /// Adds plots; their providers are ready when this returns. An operator must run.
@@ -108,6 +133,11 @@ impl Field {
             .buffered(AT_ONCE)
             .collect()
             .await
+    }
+
+    /// All tenants.
+    pub fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.tenants.iter().map(String::as_str)
     }
 
     /// Makes an object, changes it, or deletes it.
@@ -140,6 +170,12 @@ impl Field {
     pub async fn calls(&self, plot: &Plot, since: &Mark) -> Vec<Call> {
         let calls = self.stage.control.journal_since(since.calls).await.expect("the simulator answers");
         calls.into_iter().filter(|call| call.tenant.as_deref() == Some(&plot.tenant)).collect()
+    }
+
+    /// Whether nothing is awaited of any of the plots' objects.
+    pub async fn is_settled(&self, plots: &[Plot]) -> bool {
+        let objects = self.stage.applications().list(&ListParams::default()).await.expect("the API server answers");
+        objects.iter().filter(|object| plots.iter().any(|plot| plot.name == object.name_any())).all(is_settled)
     }
 
     /// Waits until all is done and nothing is awaited any more; who is late is named with `label`.
@@ -255,10 +291,13 @@ impl Field {
     /// Nothing is written and nobody is called, in a window of 1.5 s: that something does not happen cannot be waited for.
     pub async fn quiet(&self) {
         let mark = self.mark().await;
+        let audit = self.stage.control_plane.audit();
+        let begin = audit.mark().expect("the audit log is read");
         sleep(Duration::from_millis(1500)).await;
-        let writes: Vec<String> =
-            self.interceptor.seen_since(mark.requests).iter().filter(|seen| seen.is_write()).map(ToString::to_string).collect();
-        assert!(writes.is_empty(), "written although everything is as it should be: {writes:#?}");
+        let (namespace, name) = &self.account;
+        let written = audit.since(begin).expect("the audit log is read").by_service_account(namespace, name).writes();
+        let written = written.in_namespace(&self.stage.namespace).only(|event| event.resource != "leases");
+        assert!(written.is_empty(), "written although everything is as it should be: {written}");
         let calls = self.stage.control.journal_since(mark.calls).await.expect("the simulator answers");
         assert!(calls.is_empty(), "called although everything is as it should be: {calls:#?}");
     }
@@ -267,8 +306,10 @@ impl Field {
     pub async fn without_secrets(&self, plots: &[&Plot]) {
         stream::iter(plots)
             .for_each_concurrent(AT_ONCE, |plot| async move {
-                stage::eventually(&format!("the Secret {} is gone", plot.name), async || self.stage.secret_values(&plot.name).await.is_none())
-                    .await;
+                stage::eventually(&format!("the Secret {} is gone", plot.name), async || {
+                    self.stage.secret_values(&plot.name).await.is_none()
+                })
+                .await;
             })
             .await;
     }
@@ -283,14 +324,6 @@ impl Field {
             .expect("the simulator answers");
         added
     }
-
-    /// Waits until so many calls of an operation have reached a tenant.
-    #[allow(dead_code)]
-    pub async fn called(&self, plot: &Plot, operation: &str, count: u64) {
-        let wait: CallWait = serde_json::from_value(json!({ "operation": operation, "tenant": plot.tenant, "count": count })).expect("a wait");
-        assert_eq!(wait.stage, CallStage::default());
-        self.stage.control.wait_for_calls(&wait).await.expect("it is called in time");
-    }
 }
 
 /// Whether a request concerns the object of that name, its Secret or its events.
@@ -298,8 +331,19 @@ pub fn concerns(seen: &Seen, name: &str) -> bool {
     seen.name == name && ["appidapplications", "secrets", "events"].contains(&seen.resource.as_str())
 }
 
+/// The chart once more, for the stage's namespace alone: the least rights there are, and a lease of its own.
+async fn install_release(stage: &Stage) {
+    let namespace = &stage.namespace;
+    let set = format!(
+        "fullnameOverride={namespace},watchNamespaces={{{namespace}}},replicaCount=0,crds.install=false,userRoles.create=false,clusterProviders.enabled=false"
+    );
+    stage::helm(stage.control_plane, &["install", namespace, "--namespace", namespace, "--set", &set])
+        .await
+        .expect("the release is installed");
+}
+
 /// A client that trusts the stage's services, and nobody else.
-pub fn http_client(stage: &Stage) -> reqwest::Client {
+fn http_client(stage: &Stage) -> reqwest::Client {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let authority = reqwest::Certificate::from_pem(stage.simulator.ca_pem().as_bytes()).expect("a certificate");
     reqwest::Client::builder().tls_certs_only([authority]).build().expect("a client")
@@ -314,9 +358,7 @@ fn is_settled(object: &AppIdApplication) -> bool {
     let awaits_nothing = |status: &AppIdApplicationStatus| {
         status.unclear_since.is_none() && status.missing_since.is_none() && status.failures.is_none() && status.next_action_at.is_none()
     };
-    observed(object)
-        && condition(object, "Ready").is_some_and(|(is, _)| is == "True")
-        && object.status.as_ref().is_some_and(awaits_nothing)
+    observed(object) && condition(object, "Ready").is_some_and(|(is, _)| is == "True") && object.status.as_ref().is_some_and(awaits_nothing)
 }
 
 fn role_id(role: &str) -> String {
@@ -371,9 +413,7 @@ fn expected(wish: Wish) -> Expected {
             keys: ("client_id", "client_secret"),
             other_key: "secret",
         },
-        Wish::Gone => {
-            Expected { scopes: set(&[]), roles: set(&[]), added_uris: set(&[]), layout: "AppId", keys: ("", ""), other_key: "" }
-        }
+        Wish::Gone => Expected { scopes: set(&[]), roles: set(&[]), added_uris: set(&[]), layout: "AppId", keys: ("", ""), other_key: "" },
     }
 }
 
