@@ -447,8 +447,14 @@ async fn look_at_secret(
     now: Timestamp,
 ) -> Result<(SecretView, Option<ObjectVersion>), Abort> {
     let triggers = &survey.triggers;
-    let trusted = !triggers.secret_changed && !triggers.spec_changed && !triggers.provider_changed && survey.stored_secret.is_some();
-    if trusted {
+    // A pass that ended early has observed the spec, but not yet written the Secret that it asks for.
+    let was_right = object
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .any(|condition| condition.type_ == "SecretPublished" && condition.status == "True");
+    let unchanged = !triggers.secret_changed && !triggers.spec_changed && !triggers.provider_changed;
+    if unchanged && was_right && survey.stored_secret.is_some() {
         return Ok((
             SecretView::Ours { client_id: survey.recorded.client_id.clone(), is_intact: true, held: None },
             survey.stored_secret.clone(),
@@ -679,10 +685,9 @@ impl Pass {
     async fn cookie_secret(&self) -> Result<SecretText, Abort> {
         if self.known_secret().is_some()
             && let Some((_, data)) = cluster::read_secret(&self.context.client, &self.subject.namespace, &self.secret_name).await?
+            && let Some(kept) = layout::held_cookie_secret(&self.shape, &data)
         {
-            if let Some(kept) = layout::held_cookie_secret(&self.shape, &data) {
-                return Ok(kept);
-            }
+            return Ok(kept);
         }
         let mut bytes = zeroize::Zeroizing::new([0_u8; 32]);
         getrandom::fill(bytes.as_mut_slice()).map_err(|error| Abort::Cluster {

@@ -6,6 +6,7 @@
 //! Everything ends with the value that started it. A [`Stage`] has a namespace, a simulator and a tenant of its own, so that tests run in
 //! parallel on one control plane.
 
+pub mod interceptor;
 mod kubectl;
 mod look;
 mod operator;
@@ -24,6 +25,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+pub use interceptor::{Effect, Interceptor, Seen};
 pub use kubectl::{Said, documents, run};
 pub use look::SecretWatch;
 pub use operator::{Operator, OperatorOptions};
