@@ -70,6 +70,9 @@ where
         let mut writer = Writer::<K>::new(K::DynamicType::default());
         let store = writer.as_reader();
         writer.apply_watcher_event(&Event::Init);
+        if watches == 0 {
+            writer.apply_watcher_event(&Event::InitDone);
+        }
         Arc::new(Self { store, writer: Mutex::new(writer), unlisted: Mutex::new(watches), gone_early: Mutex::default() })
     }
 
