@@ -447,8 +447,14 @@ async fn look_at_secret(
     now: Timestamp,
 ) -> Result<(SecretView, Option<ObjectVersion>), Abort> {
     let triggers = &survey.triggers;
-    let trusted = !triggers.secret_changed && !triggers.spec_changed && !triggers.provider_changed && survey.stored_secret.is_some();
-    if trusted {
+    // A pass that ended early has observed the spec, but not yet written the Secret that it asks for.
+    let was_right = object
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .any(|condition| condition.type_ == "SecretPublished" && condition.status == "True");
+    let unchanged = !triggers.secret_changed && !triggers.spec_changed && !triggers.provider_changed;
+    if unchanged && was_right && survey.stored_secret.is_some() {
         return Ok((
             SecretView::Ours { client_id: survey.recorded.client_id.clone(), is_intact: true, held: None },
             survey.stored_secret.clone(),
@@ -666,7 +672,8 @@ impl Pass {
         let known = self.known_secret().cloned();
         match self.subject.publish(&self.context.client, &self.secret_name, known.as_ref(), &content).await? {
             Ok(version) => {
-                self.repairs = self.triggers.secret_damaged;
+                // A change of the spec is no fight over the Secret.
+                self.repairs = self.triggers.secret_damaged && !self.triggers.spec_changed;
                 self.note_secret(version);
                 Ok(Ok(Outcome::Done))
             }
@@ -678,11 +685,9 @@ impl Pass {
     async fn cookie_secret(&self) -> Result<SecretText, Abort> {
         if self.known_secret().is_some()
             && let Some((_, data)) = cluster::read_secret(&self.context.client, &self.subject.namespace, &self.secret_name).await?
+            && let Some(kept) = layout::held_cookie_secret(&self.shape, &data)
         {
-            let key = self.shape.renamed.get("cookie-secret").map_or("cookie-secret", String::as_str);
-            if let Some(kept) = data.get(key) {
-                return Ok(kept.clone());
-            }
+            return Ok(kept);
         }
         let mut bytes = zeroize::Zeroizing::new([0_u8; 32]);
         getrandom::fill(bytes.as_mut_slice()).map_err(|error| Abort::Cluster {
@@ -913,7 +918,7 @@ impl Pass {
             secret_ref: is_published.then(|| LocalReference { name: self.secret_name.clone() }),
             binding: (is_published && self.shape.layout == Layout::ServiceBinding)
                 .then(|| BindingReference { name: self.secret_name.clone() }),
-            secret_version: if is_published { self.secret_version.clone() } else { None },
+            secret_version: self.trusted_version(),
             added: AddedAtService {
                 scopes: recorded.added.scopes.clone(),
                 roles: recorded.added.roles.clone(),
@@ -924,6 +929,17 @@ impl Pass {
             missing_since: recorded.missing_since.map(time),
             deletion: former.deletion.clone(),
             ..AppIdApplicationStatus::default()
+        }
+    }
+
+    /// What later passes may trust without a look: a version that is exactly right. One that is ours but not right yet keeps its
+    /// UID, by which it is known again, and no resourceVersion, so that it is looked at again.
+    fn trusted_version(&self) -> Option<ObjectVersion> {
+        let version = self.secret_version.clone()?;
+        match &self.world.secret {
+            SecretView::Ours { is_intact: true, .. } => Some(version),
+            SecretView::Ours { .. } | SecretView::Immutable => Some(ObjectVersion { resource_version: String::new(), ..version }),
+            SecretView::Absent | SecretView::Leftover { .. } | SecretView::Foreign { .. } => None,
         }
     }
 

@@ -135,6 +135,15 @@ pub fn held_secret(shape: &Shape, data: &BTreeMap<String, SecretText>) -> Option
     data.get(&renamed(shape, key)).cloned()
 }
 
+/// The cookie secret that a Secret of this shape holds, under whichever of its two keys was left as it was made.
+#[must_use]
+pub fn held_cookie_secret(shape: &Shape, data: &BTreeMap<String, SecretText>) -> Option<SecretText> {
+    let keys = ["cookie-secret", "OAUTH2_PROXY_COOKIE_SECRET"].map(|key| renamed(shape, key.to_owned()));
+    let is_whole =
+        |text: &&SecretText| data_encoding::BASE64URL.decode(text.expose_secret().as_bytes()).is_ok_and(|bytes| bytes.len() == 32);
+    keys.iter().filter_map(|key| data.get(key)).find(is_whole).cloned()
+}
+
 fn renamed(shape: &Shape, key: String) -> String {
     shape.renamed.get(&key).cloned().unwrap_or(key)
 }

@@ -2,8 +2,10 @@
 
 mod chart;
 mod counts;
+mod crash;
 mod first;
 mod generated;
 mod laptop;
 mod sdk;
+mod secrets;
 mod surface;

@@ -6,7 +6,9 @@
 //! Everything ends with the value that started it. A [`Stage`] has a namespace, a simulator and a tenant of its own, so that tests run in
 //! parallel on one control plane.
 
+pub mod interceptor;
 mod kubectl;
+mod look;
 mod operator;
 mod wait;
 
@@ -23,7 +25,9 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+pub use interceptor::{Effect, Interceptor, Seen};
 pub use kubectl::{Said, documents, run};
+pub use look::SecretWatch;
 pub use operator::{Operator, OperatorOptions};
 pub use wait::{PATIENCE, eventually};
 

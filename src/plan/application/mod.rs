@@ -7,7 +7,8 @@
 //! # Guarantees
 //!
 //! * Nothing is POSTed unless this pass wrote the finalizer itself, or a list taken in this pass shows no namesake.
-//! * What is added at the service is recorded before it is added; only what is recorded is ever taken away.
+//! * What is added at the service is recorded before it is added; only what is recorded is ever taken away. What is neither wanted
+//!   nor there any more is struck from the record: if it comes back, somebody else added it.
 //! * The Secret names the registration before the status does, and the status before the display name hides which one is ours.
 //! * An unanswered or refused call never leads to a registration, a deletion or an overwrite.
 
@@ -994,7 +995,7 @@ impl World {
                     self.recorded.missing_since.get_or_insert(now);
                 }
             }
-            (Step::Hold(id, holding), _) => self.hold(id, *holding),
+            (Step::Hold(id, holding), _) => self.hold(id, *holding, now),
             (Step::Forget(id), _) => self.forget(id, now),
             (Step::TakeOverSecret, _) => {
                 if let SecretView::Leftover { client_id, held, adopted } = &self.secret {
@@ -1018,19 +1019,20 @@ impl World {
                 self.settle_unclear(now);
             }
             (Step::ReadScopes | Step::SetScopes(_), Outcome::Names(scopes)) => {
-                if matches!(step, Step::SetScopes(_)) {
-                    self.recorded.added.scopes.retain(|scope| scopes.contains(scope));
-                }
+                let wanted = self.desired.scopes.iter().flatten().collect::<BTreeSet<_>>();
+                self.recorded.added.scopes.retain(|scope| scopes.contains(scope) || wanted.contains(scope));
                 self.remote.scopes = Some(scopes);
             }
             (Step::ReadRoles | Step::SetRoles(_), Outcome::Roles(roles)) => {
-                if matches!(step, Step::SetRoles(_)) {
-                    self.recorded.added.roles.retain(|role| roles.contains_key(role));
-                }
+                let wanted = self.desired.roles.iter().flatten().collect::<BTreeSet<_>>();
+                self.recorded.added.roles.retain(|role| roles.contains_key(role) || wanted.contains(role));
                 self.remote.roles = Some(roles);
             }
             (Step::ReadCatalogue, Outcome::Catalogue(catalogue)) => self.remote.catalogue = Some(catalogue),
-            (Step::ReadRedirectUris, Outcome::Names(uris)) => self.remote.redirect_uris = Some(uris),
+            (Step::ReadRedirectUris, Outcome::Names(uris)) => {
+                self.recorded.added.redirect_uris.retain(|uri| uris.contains(uri) || self.desired.redirect_uris.contains(uri));
+                self.remote.redirect_uris = Some(uris);
+            }
             (Step::Bequeath(heir, uris), _) => {
                 self.recorded.added.redirect_uris.retain(|uri| !uris.contains(uri));
                 self.news.push(News {
@@ -1116,7 +1118,11 @@ impl World {
         }
     }
 
-    fn hold(&mut self, id: &ClientId, holding: Holding) {
+    fn hold(&mut self, id: &ClientId, holding: Holding, now: Timestamp) {
+        if holding == Holding::Recovered {
+            // Whoever published it left no word of whether an earlier registration may still be on its way.
+            self.recorded.unclear_since = Some(now);
+        }
         let (reason, note) = match holding {
             Holding::Recovered => (None, String::new()),
             Holding::Readopted => {
