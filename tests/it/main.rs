@@ -9,3 +9,4 @@ mod laptop;
 mod sdk;
 mod secrets;
 mod surface;
+mod traps;
