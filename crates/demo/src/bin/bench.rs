@@ -176,6 +176,9 @@ async fn providers_ready(client: &Client, namespace: &str, count: usize) -> Resu
     Ok(())
 }
 
+/// So many of the user's creations are in flight: enough that the operator never waits for the user.
+const CREATORS: usize = 32;
+
 async fn create(client: &Client, namespace: &str, tenants: &[String], each: usize) -> Result<(), Error> {
     let api: Api<kube::core::DynamicObject> =
         Api::namespaced_with(client.clone(), namespace, &kube::core::ApiResource::erase::<AppIdApplication>(&()));
@@ -192,7 +195,7 @@ async fn create(client: &Client, namespace: &str, tenants: &[String], each: usiz
                 api.patch(&name, &parameters, &Patch::Apply(&document)).await
             }
         })
-        .buffer_unordered(8)
+        .buffer_unordered(CREATORS)
         .try_for_each(|_| async { Ok(()) })
         .await?;
     Ok(())
