@@ -293,6 +293,12 @@ impl Directory {
         }
     }
 
+    /// Whether objects meet failures with a provider that was not found working since.
+    #[must_use]
+    pub fn is_doubted(&self, key: &ProviderKey) -> bool {
+        self.entries.lock().get(key).is_some_and(|entry| entry.is_doubted)
+    }
+
     /// The connection that is in use.
     ///
     /// # Errors

@@ -126,7 +126,8 @@ impl<P: ProviderObject> Kind for Providers<P> {
         let connection = context.directory.connection(&specification.key);
         let due = object.status().and_then(|status| status.next_action_at.as_ref()).is_some_and(|at| at.0 <= Timestamp::now());
         // A Secret that was touched and says the same needs no probe.
-        let wants_probe = due || is_changed || wants_probe(&*object, connection.as_ref().ok().map(Arc::as_ref));
+        let is_asked_for = due || is_changed || context.directory.is_doubted(&specification.key);
+        let wants_probe = is_asked_for || wants_probe(&*object, connection.as_ref().ok().map(Arc::as_ref));
         Ok(Pass { context: context.clone(), subject: Subject::of(P::KIND, &*object), object, connection, wants_probe, found: None })
     }
 

@@ -71,6 +71,7 @@ where
         let store = writer.as_reader();
         writer.apply_watcher_event(&Event::Init);
         if watches == 0 {
+            // Nobody will say that everything was listed: there is nothing.
             writer.apply_watcher_event(&Event::InitDone);
         }
         Arc::new(Self { store, writer: Mutex::new(writer), unlisted: Mutex::new(watches), gone_early: Mutex::default() })

@@ -1,8 +1,11 @@
 //! Tests of the operator as a process, on a real control plane, against the simulator.
 
+mod chart;
 mod counts;
 mod crash;
 mod first;
 mod generated;
+mod laptop;
+mod sdk;
 mod secrets;
 mod surface;

@@ -103,7 +103,16 @@ pub async fn install_chart(control_plane: &'static ControlPlane) -> Result<(), E
         .copied()
 }
 
-async fn wait_for_crds(control_plane: &ControlPlane) -> Result<(), Error> {
+/// Waits until the API server serves our kinds.
+///
+/// # Errors
+///
+/// None so far.
+///
+/// # Panics
+///
+/// When it does not in time.
+pub async fn wait_for_crds(control_plane: &ControlPlane) -> Result<(), Error> {
     let client = control_plane.admin_client();
     eventually("the CRDs are served", async || {
         let applications = Api::<AppIdApplication>::all(client.clone()).list(&Default::default()).await;
@@ -152,6 +161,15 @@ impl Stage {
     pub async fn with(prefix: &str, options: Options) -> Self {
         let control_plane = ControlPlane::shared().await.expect("the control plane starts");
         install_chart(control_plane).await.expect("the chart is installed");
+        Self::on(control_plane, prefix, options).await
+    }
+
+    /// A stage on a control plane where the chart is installed already.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be set up.
+    pub async fn on(control_plane: &'static ControlPlane, prefix: &str, options: Options) -> Self {
         let namespace = control_plane.create_namespace(prefix).await.expect("the namespace is made");
         let simulator = Simulator::start(options).await.expect("the simulator starts");
         let control = simulator.control();
