@@ -1,11 +1,15 @@
 //! Tests of the operator as a process, on a real control plane, against the simulator.
 
+mod adoption;
 mod chart;
 mod counts;
 mod crash;
+mod deletion;
+mod first;
 mod first;
 mod generated;
 mod laptop;
+mod restore;
 mod sdk;
 mod secrets;
 mod surface;
