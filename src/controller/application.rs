@@ -291,6 +291,7 @@ impl Survey {
             claim: standing_claim(object),
             remote: Remote::default(),
             troubles: Vec::new(),
+            failed_steps: Vec::new(),
             news: Vec::new(),
             contested_until: context.memory.contested_until(&self.uid, now),
             deleting: deleting.then(|| Deleting {

@@ -324,7 +324,7 @@ pub async fn announce(client: &Client, subject: &Subject, operator_namespace: &s
         note.truncate(note.floor_char_boundary(1000));
         let event = json!({
             "apiVersion": "events.k8s.io/v1", "kind": "Event",
-            "metadata": { "generateName": format!("{}.", subject.name.chars().take(200).collect::<String>()), "namespace": namespace },
+            "metadata": { "generateName": format!("{}-", subject.name.chars().take(200).collect::<String>().trim_end_matches('.')), "namespace": namespace },
             "eventTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(Timestamp::now()),
             "type": if announcement.is_warning { "Warning" } else { "Normal" },
             "reason": announcement.reason.as_str(), "action": "Reconcile", "note": note,
