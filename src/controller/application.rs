@@ -298,6 +298,7 @@ impl Survey {
             claim: standing_claim(object),
             remote: Remote::default(),
             troubles: Vec::new(),
+            failed_steps: Vec::new(),
             news: Vec::new(),
             was_in_order: self.recorded.client_id.is_some() && !self.triggers.spec_changed && self.triggers.next_action_at.is_none(),
             contested_until: context.memory.contested_until(&self.uid, now),

@@ -104,8 +104,11 @@ impl<P: ProviderObject> Kind for Providers<P> {
             .version(&specification.key)
             .is_some_and(|version| version.uid == specification.uid && version.generation == specification.generation);
         let connection = context.directory.connection(&specification.key);
+        // What keeps it from being used may be news: also of a provider that was read before any pass over it.
+        let is_said = connection.as_ref().err().is_none_or(|problem| says(&status, problem, specification.generation));
         let waits = status.next_action_at.as_ref().is_none_or(|at| at.0 > now);
         let is_settled = is_loaded
+            && is_said
             && waits
             && !context.memory.is_woken(&specification.uid)
             && !wants_probe(object, connection.as_ref().ok().map(Arc::as_ref));
@@ -225,7 +228,17 @@ impl<P: ProviderObject> Pass<P> {
                 )
             }
             (Ok(_), None) => (None, State::Unknown(Problem::new(Reason::Unknown, "not checked yet"))),
-            (Ok(connection), Some(Ok(standing))) => self.found_working(connection, standing, &mut status),
+            (Ok(connection), Some(Ok(standing))) => {
+                let found = self.found_working(connection, standing, &mut status);
+                let lacks_something =
+                    found.0.is_some() || matches!(&found.1, State::No(_) | State::Unknown(Problem { reason: Reason::Unknown, .. }));
+                if lacks_something {
+                    // What the credential may not do, or what hid it, is often mended at the service: nobody tells us.
+                    status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));
+                    status.next_action_at = later(wait::spread(wait::REFUSED, uid, failures, -0.2, 0.2));
+                }
+                found
+            }
         };
         let is_same_obstacle =
             self.connection.is_err() && former.next_action_at.as_ref().is_some_and(|at| at.0 > now) && former.failures.is_none();
@@ -257,6 +270,12 @@ impl<P: ProviderObject> Pass<P> {
         };
         (None, can_register)
     }
+}
+
+fn says(status: &ProviderStatus, problem: &Problem, generation: i64) -> bool {
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    status.observed_generation == Some(generation)
+        && ready.is_some_and(|ready| ready.reason == problem.reason.as_str() && ready.message == problem.message)
 }
 
 fn is_ready(status: &ProviderStatus) -> bool {

@@ -202,7 +202,7 @@ impl AppId {
         let answer = self
             .manage(caller, operation, Method::PUT, &["applications", id.as_str(), "scopes"], Some(json!({ "scopes": scopes })), DEADLINE)
             .await?;
-        succeeded(operation, &answer)
+        self.succeeded(operation, &answer)
     }
 
     /// The application's roles: id by name.
@@ -226,7 +226,7 @@ impl AppId {
         let operation = Operation { doing: "assigning the application's roles", name: "app_id.application_roles.set" };
         let body = json!({ "roles": { "ids": roles.values().collect::<Vec<_>>() } });
         let answer = self.manage(caller, operation, Method::PUT, &["applications", id.as_str(), "roles"], Some(body), DEADLINE).await?;
-        succeeded(operation, &answer)
+        self.succeeded(operation, &answer)
     }
 
     /// The tenant's roles by name.
@@ -339,7 +339,7 @@ impl AppId {
         let operation = Operation { doing: "writing the tenant's redirect URIs", name: "app_id.redirect_uris.set" };
         let answer =
             self.manage(caller, operation, Method::PUT, &["config", "redirect_uris"], Some(Value::Object(document)), DEADLINE).await?;
-        succeeded(operation, &answer)?;
+        self.succeeded(operation, &answer)?;
         let read_at = Instant::now();
         let document = self.read_redirect_uris(caller).await?;
         let now_present = entries(&document);
@@ -437,6 +437,17 @@ impl AppId {
         self.tenant.call(caller, request).await
     }
 
+    /// A change whose answer nobody needs. A page of a gateway is no success, whatever its status.
+    fn succeeded(&self, operation: Operation, answer: &Answer) -> Result<(), Failure> {
+        if !answer.is_success() {
+            return Err(refused(operation, answer));
+        }
+        if answer.is_empty_or_json() {
+            return Ok(());
+        }
+        Err(self.tenant.nonsense(operation.doing, true, answer, "the answer is neither empty nor JSON"))
+    }
+
     fn read<T: serde::de::DeserializeOwned>(
         &self,
         operation: Operation,
@@ -466,14 +477,15 @@ fn explained(failure: Failure, access: Access) -> Failure {
     Failure { reason, ..failure }
 }
 
-fn succeeded(operation: Operation, answer: &Answer) -> Result<(), Failure> {
-    if answer.is_success() { Ok(()) } else { Err(refused(operation, answer)) }
-}
-
 /// A refused write. A 404 here speaks of the application, not of the tenant: the next pass looks what became of it.
 fn refused(operation: Operation, answer: &Answer) -> Failure {
     let failure = answer.failure(operation.doing, true);
     if failure.status == Some(404) { failure } else { explained(failure, Access::Write) }
+}
+
+/// A registration that conflicts with another may conflict with our own earlier one: it is looked for before long.
+fn taken(failure: Failure) -> Failure {
+    if failure.status == Some(409) { Failure { class: Class::Transient, may_have_happened: true, ..failure } } else { failure }
 }
 
 fn ordered(document: &Map<String, Value>) -> Vec<String> {
@@ -507,7 +519,7 @@ impl Registrar for AppId {
         let answer = self
             .manage(caller, operation, Method::POST, &["applications"], Some(json!({ "name": name, "type": kind })), REGISTRATION_DEADLINE)
             .await?;
-        let wire: WireApplication = self.read(operation, Access::Write, true, &answer)?;
+        let wire: WireApplication = self.read(operation, Access::Write, true, &answer).map_err(taken)?;
         wire.parse().ok_or_else(|| self.tenant.nonsense(operation.doing, true, &answer, "the answer holds no client id"))
     }
 
@@ -538,7 +550,7 @@ impl Registrar for AppId {
         let operation = Operation { doing: "giving the application its display name", name: "app_id.applications.update" };
         let answer =
             self.manage(caller, operation, Method::PUT, &["applications", id.as_str()], Some(json!({ "name": name })), DEADLINE).await?;
-        succeeded(operation, &answer)
+        self.succeeded(operation, &answer)
     }
 
     async fn deregister(&self, caller: &Caller, id: &ClientId) -> Result<bool, Failure> {
@@ -546,7 +558,7 @@ impl Registrar for AppId {
         let answer = self.manage(caller, operation, Method::DELETE, &["applications", id.as_str()], None, DEADLINE).await?;
         match answer.status {
             404 | 410 => Ok(false),
-            _ => succeeded(operation, &answer).map(|()| true),
+            _ => self.succeeded(operation, &answer).map(|()| true),
         }
     }
 }

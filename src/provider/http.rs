@@ -272,6 +272,12 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
+    /// Whether the body is what a service answers to a change: nothing, or JSON.
+    #[must_use]
+    pub fn is_empty_or_json(&self) -> bool {
+        self.body.is_empty() || (!self.is_html && serde_json::from_slice::<serde::de::IgnoredAny>(&self.body).is_ok())
+    }
+
     /// The one place where a refusal gets its class and reason. Codes count before the status: IAM answers a wrong key with 400.
     #[must_use]
     pub fn failure(&self, doing: &'static str, changes: bool) -> Failure {
@@ -388,9 +394,7 @@ fn no_answer(doing: &'static str, changes: bool, error: &reqwest::Error) -> Fail
         if cause.downcast_ref::<AddressNotAllowed>().is_some() {
             return Failure::new(doing, Class::Rejected, Reason::AddressNotAllowed, AddressNotAllowed.to_string());
         }
-        let hidden = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        let tls = cause.downcast_ref::<rustls::Error>().or_else(|| hidden?.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::InvalidCertificate(flaw)) = tls {
+        if let Some(rustls::Error::InvalidCertificate(flaw)) = tls_error(cause) {
             let flaw = certificate_flaw(flaw);
             return Failure::new(
                 doing,
@@ -404,6 +408,15 @@ fn no_answer(doing: &'static str, changes: bool, error: &reqwest::Error) -> Fail
     let (message, may_have_happened) =
         if error.is_connect() { ("no connection to the service", false) } else { ("the connection broke off", changes) };
     Failure { may_have_happened, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) }
+}
+
+/// An I/O error hides what it wraps from `source`, and connectors wrap more than once.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls);
+    }
+    let inner: &'a (dyn std::error::Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    tls_error(inner)
 }
 
 fn certificate_flaw(error: &rustls::CertificateError) -> &'static str {

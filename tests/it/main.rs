@@ -5,7 +5,7 @@ mod chart;
 mod counts;
 mod crash;
 mod deletion;
-mod first;
+mod errors;
 mod first;
 mod generated;
 mod laptop;

@@ -6,6 +6,7 @@
 //! Everything ends with the value that started it. A [`Stage`] has a namespace, a simulator and a tenant of its own, so that tests run in
 //! parallel on one control plane.
 
+mod chronicle;
 pub mod interceptor;
 mod kubectl;
 mod look;
@@ -25,6 +26,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+pub use chronicle::{Chronicle, status_written_at};
 pub use interceptor::{Effect, Interceptor, Seen};
 pub use kubectl::{Said, documents, run};
 pub use look::SecretWatch;
@@ -260,6 +262,11 @@ impl Stage {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// Opens a chronicle of the namespace's applications.
+    pub async fn chronicle(&self) -> Chronicle {
+        Chronicle::open(self.applications()).await
+    }
+
     /// The Secrets of the namespace.
     #[must_use]
     pub fn secrets(&self) -> Api<Secret> {
@@ -391,6 +398,16 @@ impl Stage {
         wait::gone(self.applications(), name).await;
     }
 
+    /// Changes the spec of an application, as `kubectl patch` would: an object that is gone stays gone.
+    ///
+    /// # Errors
+    ///
+    /// What the API server says.
+    pub async fn patch_application(&self, name: &str, spec: Value) -> Result<AppIdApplication, kube::Error> {
+        let parameters = PatchParams { field_manager: Some("user".into()), ..PatchParams::default() };
+        self.applications().patch(name, &parameters, &Patch::Merge(json!({ "spec": spec }))).await
+    }
+
     /// The applications at the service, by name.
     ///
     /// # Panics
@@ -429,6 +446,13 @@ pub fn seed(tenant: &str, key: &str) -> Seed {
 /// Status and reason of a condition.
 #[must_use]
 pub fn condition<'a>(object: &'a AppIdApplication, type_: &str) -> Option<(&'a str, &'a str)> {
+    let conditions = &object.status.as_ref()?.conditions;
+    conditions.iter().find(|condition| condition.type_ == type_).map(|condition| (condition.status.as_str(), condition.reason.as_str()))
+}
+
+/// Status and reason of a provider's condition.
+#[must_use]
+pub fn provider_condition<'a>(object: &'a IdentityProvider, type_: &str) -> Option<(&'a str, &'a str)> {
     let conditions = &object.status.as_ref()?.conditions;
     conditions.iter().find(|condition| condition.type_ == type_).map(|condition| (condition.status.as_str(), condition.reason.as_str()))
 }

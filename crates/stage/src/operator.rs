@@ -113,6 +113,18 @@ impl Operator {
         self.child.id().expect("the operator runs")
     }
 
+    /// The most memory it ever had in RAM, in bytes (`VmHWM`).
+    ///
+    /// # Panics
+    ///
+    /// When the process has ended.
+    #[must_use]
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the operator runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or_default() * 1024
+    }
+
     /// Everything it logged so far.
     #[must_use]
     pub fn log(&self) -> String {

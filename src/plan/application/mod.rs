@@ -284,6 +284,8 @@ pub struct World {
     pub remote: Remote,
     /// What failed in this pass.
     pub troubles: Vec<Trouble>,
+    /// Steps that failed in this pass: none is done twice in one pass, whatever the rules say.
+    pub failed_steps: Vec<Step>,
     /// What a person would want to know.
     pub news: Vec<News>,
     /// Whether everything was as asked for when it was last looked at: what has to be put right now was changed by somebody.
@@ -518,7 +520,7 @@ pub fn next(world: &World, now: Timestamp) -> Next {
         Some(id) => maintain(world, id, now),
         None => register(world, now),
     };
-    step.map_or(Next::Rest, Next::Perform)
+    step.filter(|step| !world.failed_steps.contains(step)).map_or(Next::Rest, Next::Perform)
 }
 
 /// No registration is recorded: find the one that is ours, or make it.
@@ -560,7 +562,7 @@ fn register(world: &World, now: Timestamp) -> Option<Step> {
     }
     let wants_roles = world.desired.roles.as_ref().is_some_and(|roles| !roles.is_empty());
     if wants_roles && world.remote.catalogue.is_none() {
-        return Some(Step::ReadCatalogue);
+        return (!world.has_trouble(Stage::Roles)).then_some(Step::ReadCatalogue);
     }
     if !missing_roles(world).is_empty() {
         return None;
@@ -724,11 +726,13 @@ fn scopes_step(world: &World, id: &ClientId) -> Option<Step> {
         return None;
     }
     let dropped = dropped_scopes(world, wanted, present);
-    if !dropped.is_empty() && world.remote.catalogue.is_none() {
+    if !dropped.is_empty() && world.remote.catalogue.is_none() && !world.has_trouble(Stage::Roles) {
         return Some(Step::ReadCatalogue);
     }
     let mut target: BTreeSet<String> = present.union(wanted).cloned().collect();
-    for scope in dropped.iter().filter(|scope| !scope_is_in_use(world, id, scope)) {
+    // Without the tenant's roles nobody knows which scopes they hold: then none is removed.
+    let may_go = |scope: &&String| world.remote.catalogue.is_some() && !scope_is_in_use(world, id, scope);
+    for scope in dropped.iter().filter(may_go) {
         target.remove(scope);
     }
     (target != *present).then_some(Step::SetScopes(target))
@@ -953,6 +957,7 @@ impl World {
                     }
                 }
                 self.troubles.push(Trouble { stage, failure });
+                self.failed_steps.push(step.clone());
             }
         }
     }
@@ -986,8 +991,11 @@ impl World {
             (Step::Look(_) | Step::ConfirmAbsence(_), Outcome::Application(application)) => self.see(application),
             (Step::Look(_), Outcome::NotFound) => self.remote.sight = Sight::NotFound,
             (Step::ConfirmAbsence(_), Outcome::Listed(Some(application))) if self.deleting.is_some() => {
-                // The deletion said "not found", the list says otherwise: the service has to be asked again.
+                // The deletion said "not found", the list says otherwise: the service has to be asked again, but not at once.
                 self.remote.deletion_not_found.remove(&application.client_id);
+                let message = "the service does not find the application, but lists it";
+                let failure = Failure::new("deleting the application", Class::Transient, Reason::ServiceUnavailable, message);
+                self.troubles.push(Trouble { stage: Stage::Deletion, failure });
             }
             (Step::ConfirmAbsence(_), Outcome::Listed(Some(application))) => self.see(application),
             (Step::ConfirmAbsence(id), Outcome::Listed(None)) => {

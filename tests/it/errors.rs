@@ -1,0 +1,6 @@
+//! What goes wrong at the services: the right condition, the right wait, nothing made or lost, and back to work afterwards.
+
+mod absence;
+mod addresses;
+mod credentials;
+mod table;
