@@ -127,6 +127,7 @@ impl Site {
             claim: if self.finalizer { Claim::Before } else { Claim::Absent },
             remote: Remote::default(),
             troubles: Vec::new(),
+            failed_steps: Vec::new(),
             news: Vec::new(),
             was_in_order: false,
             contested_until: None,

@@ -49,7 +49,8 @@ async fn every_form_of_a_credential_works() {
         document["spec"]["appId"] = json!({ "binding": { "secretRef": reference }, "iam": { "url": stage.simulator.urls().iam } });
         document
     };
-    let forms: Vec<(&str, Vec<(&str, String)>, Value)> = vec![
+    type Form = (&'static str, Vec<(&'static str, String)>, Value);
+    let forms: Vec<Form> = vec![
         ("raw", vec![("apikey", API_KEY.to_owned())], by_key("raw", None)),
         ("newline", vec![("apikey", format!("  {API_KEY}\n"))], by_key("newline", None)),
         ("file", vec![("apikey", file.clone())], by_key("file", None)),
