@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sha2::{Digest, Sha256};
+
 use super::Problem;
 use crate::{
     model::{ApplicationKind, ExposeSecret, SecretText},
@@ -80,6 +82,15 @@ impl Credential {
 #[must_use]
 pub fn keys(shape: &Shape) -> BTreeSet<String> {
     layout_keys(shape).into_iter().map(|key| renamed(shape, key)).collect()
+}
+
+/// A mark that differs when anything but the credential differs: layout, names of keys, values from the spec, labels and annotations, address.
+///
+/// Field ownership tells that nobody changed what was written; this tells that what was written is what is wanted now.
+#[must_use]
+pub fn mark(shape: &Shape, origin: &str, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {
+    let digest = Sha256::digest(format!("{shape:?} {origin} {labels:?} {annotations:?}"));
+    data_encoding::HEXLOWER.encode(&digest[..12])
 }
 
 /// A rename of a key that the layout does not have, or a layout that the client cannot fill.

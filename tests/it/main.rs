@@ -1,7 +1,11 @@
 //! Tests of the operator as a process, on a real control plane, against the simulator.
 
 mod adoption;
+mod counts;
+mod crash;
 mod deletion;
 mod first;
+mod generated;
 mod restore;
 mod secrets;
+mod surface;

@@ -128,6 +128,7 @@ impl Site {
             remote: Remote::default(),
             troubles: Vec::new(),
             news: Vec::new(),
+            was_in_order: false,
             contested_until: None,
             deleting: self.deleted.then(|| Deleting {
                 first_failed_at: None,
@@ -340,6 +341,10 @@ impl Site {
         wanted.insert("https://theirs.example/cb".into());
         assert_eq!(self.redirect_uris, wanted);
         assert_eq!(self.stored.unclear_since, None);
+        assert_eq!(
+            (Some(&self.stored.added.scopes), &self.stored.added.redirect_uris),
+            (self.spec.scopes.as_ref(), &self.spec.redirect_uris)
+        );
         self.assert_the_foreign_is_untouched();
     }
 
@@ -366,7 +371,7 @@ fn disturbance() -> impl Strategy<Value = Disturbance> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_125), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_125), ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_it_settles_with_one_registration_and_never_overwrites_a_working_secret(
@@ -479,6 +484,20 @@ fn a_registration_after_somebody_elses_intent_is_preceded_by_a_list() {
     site.finalizer = true;
     assert_eq!(&steps_of(&mut site)[..2], [Step::FindNamesakes, Step::Register]);
     assert!(site.stored.unclear_since.is_some(), "the first registration may still be on its way");
+}
+
+#[test]
+fn a_registration_that_only_the_secret_names_is_not_taken_for_the_only_one() {
+    let mut site = Site::new();
+    // The first answer was lost and the process died; the second process published its registration and died before it wrote status.
+    site.finalizer = true;
+    let (published, late) = (site.new_registration(), site.new_registration());
+    site.commit(&published);
+    site.late.push((later(site.now, Duration::from_secs(25)), late));
+    site.secret = Some(PublishedSecret { client_id: published.clone(), secret: format!("secret of {published}"), is_intact: true });
+    site.settle();
+    assert_eq!(site.ours(), [&published]);
+    site.assert_is_in_order();
 }
 
 #[test]
