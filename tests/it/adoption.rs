@@ -44,7 +44,7 @@ async fn adoption_changes_nothing_and_deletion_keeps_what_was_adopted() {
     assert_eq!(stage.stored_secret("storefront").await.annotations()["cloudidentity.dev/adopted"], "true");
     // A few drift checks.
     tokio::time::sleep(WINDOW * 2).await;
-    assert_eq!(stage.registered().await, [theirs.clone()]);
+    assert_eq!(stage.registered().await, std::slice::from_ref(&theirs));
     assert_eq!(stage.remote_changes().await, 0);
     stage.delete("storefront").await;
     assert_eq!(stage.registered().await, [theirs]);

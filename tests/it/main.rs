@@ -6,6 +6,8 @@ mod crash;
 mod deletion;
 mod first;
 mod generated;
+mod ownership;
+mod permits;
 mod restore;
 mod secrets;
 mod surface;
