@@ -6,7 +6,8 @@ SHELL := /bin/bash
 
 include hack/control-plane.mk
 
-CACHE := $(or $(CLOUD_IDENTITY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cloud-identity-operator)
+# Tests mostly wait for servers: more of them than cores run at once.
+TEST_THREADS ?= 8
 
 .PHONY: help
 help: ## List the targets
@@ -43,7 +44,7 @@ sdk: ## Install IBM's SDKs for the tests (Node and Python)
 .PHONY: integration
 integration: require-rust control-plane ## Tests against a real control plane and the simulator
 	cargo build --locked --workspace --bins
-	cargo test --locked --workspace --test it
+	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --locked --workspace --test it
 
 .PHONY: bench
 bench: require-rust control-plane ## Benchmarks (release build)

@@ -50,6 +50,7 @@ pub struct Metrics {
     pass_seconds: HistogramFamily<OnlyKind>,
     objects: Family<ReadyLabels, Gauge>,
     orphans: Family<OnlyKind, Counter>,
+    paused: Gauge,
     leader: Gauge,
 }
 
@@ -64,6 +65,7 @@ impl Default for Metrics {
             pass_seconds: Family::new_with_constructor(seconds),
             objects: Family::default(),
             orphans: Family::default(),
+            paused: Gauge::default(),
             leader: Gauge::default(),
             registry: Mutex::new(Registry::default()),
         };
@@ -78,6 +80,7 @@ impl Default for Metrics {
         registry.register_with_unit("reconcile_duration", "Duration of passes over objects", Unit::Seconds, metrics.pass_seconds.clone());
         registry.register("objects", "Objects by kind and readiness", metrics.objects.clone());
         registry.register("orphaned_registrations", "Registrations that could not be deleted and were given up", metrics.orphans.clone());
+        registry.register("paused_providers", "Providers whose tenant is paused: rate limited, or failing", metrics.paused.clone());
         registry.register("leader", "1 while this process leads", metrics.leader.clone());
         *metrics.registry.lock() = registry;
         metrics
@@ -107,6 +110,11 @@ impl Metrics {
     /// Counts a registration that was given up.
     pub fn orphaned(&self, kind: &'static str) {
         self.orphans.get_or_create(&OnlyKind { kind }).inc();
+    }
+
+    /// Sets how many providers lead to a paused tenant.
+    pub fn set_paused(&self, providers: usize) {
+        self.paused.set(i64::try_from(providers).unwrap_or(i64::MAX));
     }
 
     /// Says whether this process leads.

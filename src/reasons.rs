@@ -95,7 +95,7 @@ reasons! {
     AlreadyManaged, Waits, "Another object holds this application.";
     RenameFailed, Retried, "The application works, but could not be given its display name.";
     RoleNotFound, Retried, "A role in spec.roles does not exist in the tenant: create it, or correct the name.";
-    ScopeInUse, Waits, "A role holds the scope; removing it would take it from the role for good. Annotate cloudidentity.dev/remove-scope: <name> to do it.";
+    ScopeInUse, Waits, "A role holds the scope; removing it would take it from the role for good. Annotate `cloudidentity.dev/remove-scope: NAME` to do it.";
     Unproven, NeedsChange, "A Secret of a former object was found, but it does not prove that the application is ours: set adopt to take it over.";
     RestoredRegistrationGone, NeedsChange, "A Secret of a former object was found, but its application is gone: delete the Secret to register anew.";
     InvalidSpec, NeedsChange, "The spec holds something this version cannot work with.";

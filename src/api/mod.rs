@@ -49,6 +49,8 @@ pub mod mark {
     pub const OBJECT: &str = "cloudidentity.dev/object";
     /// On a Secret: UID of the object it was published for.
     pub const OBJECT_UID: &str = "cloudidentity.dev/object-uid";
+    /// On a Secret: a hash of what the spec says about its looks and of the service's address, never of a value from the service.
+    pub const SHAPE: &str = "cloudidentity.dev/shape";
     /// On a Secret: `true` when its client was adopted and not registered by us.
     pub const ADOPTED: &str = "cloudidentity.dev/adopted";
     /// On a Secret that outlived its object by `deletionPolicy: Retain`: `Kind/namespace/name` it came from.

@@ -243,8 +243,12 @@ pub enum From {
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceSelector {
     /// Labels and their values, at most 16; a namespace must have all of them.
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(schema_with = "labels")]
     pub match_labels: BTreeMap<String, String>,
+}
+
+fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "minProperties": 1, "maxProperties": 16, "additionalProperties": { "type": "string", "maxLength": 63 } })
 }
 
 /// Which namespaces may use a cluster provider.

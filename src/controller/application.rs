@@ -69,9 +69,12 @@ impl Kind for Applications {
 
     fn settled(context: &Context, object: &AppIdApplication, now: Timestamp) -> Option<Option<Timestamp>> {
         let survey = Survey::of(context, object, now);
-        let secret_is_known = !survey.triggers.secret_changed;
-        let is_settled =
-            secret_is_known && rules::attention(&survey.triggers, survey.has_obstacle(context, object), now) == Attention::Nothing;
+        let triggers = &survey.triggers;
+        let obstacle = survey.obstacle(context, object);
+        let is_known_obstacle = obstacle.as_ref().is_some_and(|problem| is_reported(object, problem));
+        let waits = triggers.next_action_at.is_some_and(|at| at > now) && !triggers.spec_changed && !triggers.deleting;
+        let is_settled = !triggers.secret_changed
+            && ((is_known_obstacle && waits) || rules::attention(triggers, obstacle.is_some(), now) == Attention::Nothing);
         is_settled.then(|| survey.next_look(context, object, now))
     }
 
@@ -118,6 +121,10 @@ impl Kind for Applications {
         let result = pass.carry_out(&step).await?;
         if let Err(failure) = &result {
             tracing::info!(object = %pass.subject.path(), class = failure.class.as_str(), reason = %failure.reason, %failure, "a step failed");
+            let concerns_provider = [Reason::Unauthorized, Reason::TenantNotFound, Reason::ReaderRoleRequired, Reason::WriterRoleRequired];
+            if concerns_provider.contains(&failure.reason) {
+                pass.context.doubt(&pass.provider_key());
+            }
         }
         pass.world.absorb(&step, result, Timestamp::now());
         Ok(())
@@ -194,7 +201,8 @@ impl Survey {
             spec_changed,
             provider_changed: status.client_id.is_some()
                 && context.directory.version(&provider).is_some_and(|version| status.provider_version.as_ref() != Some(&version)),
-            woken: context.memory.is_woken(&uid),
+            // A working object has nothing to gain from a dependency that changed; what it leads to is compared anyway.
+            woken: context.memory.is_woken(&uid) && (status.client_id.is_none() || status.next_action_at.is_some()),
             drift_check_due,
             secret_changed: seen != status.secret_version,
             secret_damaged: false,
@@ -204,11 +212,10 @@ impl Survey {
         Self { uid, key, provider, recorded: recorded(object, &status), stored_secret: status.secret_version, triggers }
     }
 
-    fn has_obstacle(&self, context: &Context, object: &AppIdApplication) -> bool {
+    /// What can be seen to be in the way without a look at the Secret.
+    fn obstacle(&self, context: &Context, object: &AppIdApplication) -> Option<Problem> {
         let secret = SecretView::Ours { client_id: self.recorded.client_id.clone(), is_intact: true, held: None };
-        let world = self.world(context, object, &shape_of(object), secret, false, Timestamp::UNIX_EPOCH);
-        // What was an obstacle and still is needs no second report; a new one does.
-        rules::obstacle(&world).is_some_and(|problem| !is_reported(object, &problem))
+        rules::obstacle(&self.world(context, object, &shape_of(object), secret, false, Timestamp::UNIX_EPOCH))
     }
 
     /// When to look again although nothing happens: what is left to do, or the drift check.
@@ -293,6 +300,7 @@ impl Survey {
             troubles: Vec::new(),
             failed_steps: Vec::new(),
             news: Vec::new(),
+            was_in_order: self.recorded.client_id.is_some() && !self.triggers.spec_changed && self.triggers.next_action_at.is_none(),
             contested_until: context.memory.contested_until(&self.uid, now),
             deleting: deleting.then(|| Deleting {
                 first_failed_at: object
@@ -439,8 +447,15 @@ async fn look_at_secret(
     survey: &mut Survey,
     now: Timestamp,
 ) -> Result<(SecretView, Option<ObjectVersion>), Abort> {
-    let trusted = !survey.triggers.secret_changed && !survey.triggers.spec_changed && survey.stored_secret.is_some();
-    if trusted {
+    let triggers = &survey.triggers;
+    // A pass that ended early has observed the spec, but not yet written the Secret that it asks for.
+    let was_right = object
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .any(|condition| condition.type_ == "SecretPublished" && condition.status == "True");
+    let unchanged = !triggers.secret_changed && !triggers.spec_changed && !triggers.provider_changed;
+    if unchanged && was_right && survey.stored_secret.is_some() {
         return Ok((
             SecretView::Ours { client_id: survey.recorded.client_id.clone(), is_intact: true, held: None },
             survey.stored_secret.clone(),
@@ -493,7 +508,10 @@ fn judge(
     let is_the_one_we_wrote = survey.stored_secret.as_ref().is_some_and(|stored| Some(&stored.uid) == meta.uid.as_ref());
     let is_ours = controller.map_or(is_the_one_we_wrote, |owner| owner.uid == subject.uid);
     if is_ours {
-        let is_intact = applied_fields(meta).is_some_and(|applied| applied == expected_fields(object, subject, shape));
+        let is_untouched = applied_fields(meta).is_some_and(|applied| applied == expected_fields(object, subject, shape));
+        // Where the address is not known now, nobody could write another one.
+        let wanted = context.directory.connection(&survey.provider).ok().map(|connection| shape_mark(object, shape, &connection.host));
+        let is_intact = is_untouched && wanted.is_none_or(|wanted| annotation(mark::SHAPE) == Some(wanted.as_str()));
         let is_immutable = meta
             .managed_fields
             .iter()
@@ -526,8 +544,12 @@ fn applied_fields(meta: &ObjectMeta) -> Option<AppliedFields> {
     Some(AppliedFields::read(&entry.fields_v1.as_ref()?.0))
 }
 
+fn shape_mark(object: &AppIdApplication, shape: &Shape, origin: &str) -> String {
+    layout::mark(shape, origin, &object.spec.secret.labels, &object.spec.secret.annotations)
+}
+
 fn expected_fields(object: &AppIdApplication, subject: &Subject, shape: &Shape) -> AppliedFields {
-    let marks = [mark::CLIENT_ID, mark::CLUSTER, mark::OBJECT, mark::OBJECT_UID, mark::TENANT];
+    let marks = [mark::CLIENT_ID, mark::CLUSTER, mark::OBJECT, mark::OBJECT_UID, mark::TENANT, mark::SHAPE];
     let adopted = object.status.as_ref().is_some_and(|status| status.adopted == Some(true));
     AppliedFields {
         data: layout::keys(shape),
@@ -585,6 +607,7 @@ impl Pass {
         let ProviderView::Usable { tenant, .. } = &self.world.provider else { return Err(Abort::Stale) };
         let (api, tenant) = (self.api(), tenant.to_string());
         self.subject.claim(&api, &tenant).await?;
+        self.note_object();
         Ok(Ok(Outcome::Done))
     }
 
@@ -594,6 +617,10 @@ impl Pass {
         let version = self.subject.mark_secret(&self.context.client, &self.secret_name, known, metadata).await?;
         self.note_secret(version);
         Ok(Ok(Outcome::Done))
+    }
+
+    fn note_object(&self) {
+        self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
     }
 
     fn note_secret(&mut self, version: ObjectVersion) {
@@ -620,6 +647,7 @@ impl Pass {
                 (mark::CLUSTER, self.context.settings.cluster_uid.clone()),
                 (mark::OBJECT, self.subject.path()),
                 (mark::OBJECT_UID, self.subject.uid.clone()),
+                (mark::SHAPE, shape_mark(&self.object, &self.shape, &app_id.origin())),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
@@ -645,7 +673,8 @@ impl Pass {
         let known = self.known_secret().cloned();
         match self.subject.publish(&self.context.client, &self.secret_name, known.as_ref(), &content).await? {
             Ok(version) => {
-                self.repairs = self.triggers.secret_damaged;
+                // A change of the spec is no fight over the Secret.
+                self.repairs = self.triggers.secret_damaged && !self.triggers.spec_changed;
                 self.note_secret(version);
                 Ok(Ok(Outcome::Done))
             }
@@ -657,11 +686,9 @@ impl Pass {
     async fn cookie_secret(&self) -> Result<SecretText, Abort> {
         if self.known_secret().is_some()
             && let Some((_, data)) = cluster::read_secret(&self.context.client, &self.subject.namespace, &self.secret_name).await?
+            && let Some(kept) = layout::held_cookie_secret(&self.shape, &data)
         {
-            let key = self.shape.renamed.get("cookie-secret").map_or("cookie-secret", String::as_str);
-            if let Some(kept) = data.get(key) {
-                return Ok(kept.clone());
-            }
+            return Ok(kept);
         }
         let mut bytes = zeroize::Zeroizing::new([0_u8; 32]);
         getrandom::fill(bytes.as_mut_slice()).map_err(|error| Abort::Cluster {
@@ -685,6 +712,7 @@ impl Pass {
         status.provider_version = former.provider_version;
         let api = self.api();
         self.subject.write_status(&api, &status).await?;
+        self.note_object();
         let mut object = (*self.object).clone();
         object.status = Some(status);
         self.object = Arc::new(object);
@@ -702,7 +730,9 @@ impl Pass {
             return Err(Abort::Stale);
         }
         status.added.redirect_uris.extend(uris.iter().cloned());
-        Subject::of(KIND, &object).write_status(&api, &status).await?;
+        let mut heir = Subject::of(KIND, &object);
+        heir.write_status(&api, &status).await?;
+        self.context.memory.wrote(&heir.uid, &heir.resource_version);
         Ok(Ok(Outcome::Done))
     }
 
@@ -889,7 +919,7 @@ impl Pass {
             secret_ref: is_published.then(|| LocalReference { name: self.secret_name.clone() }),
             binding: (is_published && self.shape.layout == Layout::ServiceBinding)
                 .then(|| BindingReference { name: self.secret_name.clone() }),
-            secret_version: if is_published { self.secret_version.clone() } else { None },
+            secret_version: self.trusted_version(),
             added: AddedAtService {
                 scopes: recorded.added.scopes.clone(),
                 roles: recorded.added.roles.clone(),
@@ -900,6 +930,17 @@ impl Pass {
             missing_since: recorded.missing_since.map(time),
             deletion: former.deletion.clone(),
             ..AppIdApplicationStatus::default()
+        }
+    }
+
+    /// What later passes may trust without a look: a version that is exactly right. One that is ours but not right yet keeps its
+    /// UID, by which it is known again, and no resourceVersion, so that it is looked at again.
+    fn trusted_version(&self) -> Option<ObjectVersion> {
+        let version = self.secret_version.clone()?;
+        match &self.world.secret {
+            SecretView::Ours { is_intact: true, .. } => Some(version),
+            SecretView::Ours { .. } | SecretView::Immutable => Some(ObjectVersion { resource_version: String::new(), ..version }),
+            SecretView::Absent | SecretView::Leftover { .. } | SecretView::Foreign { .. } => None,
         }
     }
 
@@ -952,6 +993,7 @@ impl Pass {
         if status != former {
             let api = self.api();
             self.subject.write_status(&api, &status).await?;
+            self.note_object();
         }
         self.announce_all().await;
         let drift = (status.client_id.is_some() && !self.object.spec.suspend)

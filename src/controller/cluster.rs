@@ -313,6 +313,12 @@ pub struct Announcement {
     pub is_warning: bool,
 }
 
+/// What the name of an event begins with: only letters and digits may stand before the dash (tried).
+fn event_name(subject: &str) -> String {
+    let beginning: String = subject.chars().take(200).collect();
+    format!("{}-", beginning.trim_end_matches(['.', '-']))
+}
+
 /// Writes an event. Where the object's namespace takes none any more, it goes to the operator's. A failure is logged: an event is a courtesy.
 pub async fn announce(client: &Client, subject: &Subject, operator_namespace: &str, instance: &str, announcement: &Announcement) {
     // An event about a cluster object is accepted in `default` only (tried).
@@ -324,7 +330,7 @@ pub async fn announce(client: &Client, subject: &Subject, operator_namespace: &s
         note.truncate(note.floor_char_boundary(1000));
         let event = json!({
             "apiVersion": "events.k8s.io/v1", "kind": "Event",
-            "metadata": { "generateName": format!("{}-", subject.name.chars().take(200).collect::<String>().trim_end_matches('.')), "namespace": namespace },
+            "metadata": { "generateName": event_name(&subject.name), "namespace": namespace },
             "eventTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(Timestamp::now()),
             "type": if announcement.is_warning { "Warning" } else { "Normal" },
             "reason": announcement.reason.as_str(), "action": "Reconcile", "note": note,
@@ -341,5 +347,16 @@ pub async fn announce(client: &Client, subject: &Subject, operator_namespace: &s
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_event_is_valid_wherever_a_long_name_is_cut() {
+        assert_eq!(event_name("storefront"), "storefront-");
+        assert_eq!(event_name(&format!("{}.example", "a".repeat(199))), format!("{}-", "a".repeat(199)));
     }
 }

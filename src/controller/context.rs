@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -16,9 +16,14 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{claims::Claimant, claims::Claims, directory::Directory, leadership::Leadership, versions::Versions};
+use super::{
+    claims::{Claimant, Claims, ProviderKey},
+    directory::Directory,
+    leadership::Leadership,
+    versions::Versions,
+};
 use crate::{
-    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider},
+    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
     metrics::Metrics,
     provider::http::HttpSettings,
 };
@@ -77,8 +82,13 @@ struct Remembered {
     checked_at: Option<Timestamp>,
     repairs: Vec<Timestamp>,
     woken: bool,
+    wrote: Option<(u64, Instant)>,
     cluster_failures: u32,
 }
+
+/// A picture older than our own write is not acted upon; the watch brings the newer one, mostly within milliseconds. After this long the
+/// numbers are no longer trusted: a cluster that was put back to a backup counts from an earlier one.
+const PICTURE_OVERDUE: Duration = Duration::from_secs(30);
 
 /// More repairs than this within [`CONTEST_WINDOW`] mean that somebody else writes the Secret too.
 const CONTESTED_AFTER: usize = 5;
@@ -116,6 +126,22 @@ impl Memory {
     #[must_use]
     pub fn is_woken(&self, uid: &str) -> bool {
         self.0.lock().get(uid).is_some_and(|remembered| remembered.woken)
+    }
+
+    /// We wrote the object; `resource_version` is what the API server made of it.
+    pub fn wrote(&self, uid: &str, resource_version: &str) {
+        // Where versions are not numbers, a conflict tells what this would have told.
+        if let Ok(version) = resource_version.parse() {
+            self.with(uid, |remembered| remembered.wrote = Some((version, Instant::now())));
+        }
+    }
+
+    /// Whether a picture of the object is older than what we wrote.
+    #[must_use]
+    pub fn is_outdated(&self, uid: &str, resource_version: &str) -> bool {
+        let memory = self.0.lock();
+        let Some((wrote, at)) = memory.get(uid).and_then(|remembered| remembered.wrote) else { return false };
+        at.elapsed() < PICTURE_OVERDUE && resource_version.parse::<u64>().is_ok_and(|seen| seen < wrote)
     }
 
     /// The Secret was put back.
@@ -170,6 +196,14 @@ pub struct Wake {
 }
 
 impl Wake {
+    /// Asks for a pass over a provider.
+    pub fn provider(&self, key: &ProviderKey) {
+        match key.kind {
+            ProviderKind::IdentityProvider => drop(self.providers.send(ObjectRef::new(&key.name).within(&key.namespace))),
+            ProviderKind::ClusterIdentityProvider | ProviderKind::Unknown => drop(self.cluster_providers.send(ObjectRef::new(&key.name))),
+        }
+    }
+
     /// Asks for a pass over a claimant. A queue that is closed belongs to a process that ends.
     pub fn claimant(&self, claimant: &Claimant) {
         drop(self.applications.send(ObjectRef::new(&claimant.name).within(&claimant.namespace)));
@@ -177,6 +211,14 @@ impl Wake {
 }
 
 impl Context {
+    /// An object met a failure that speaks of its provider: the provider is looked at, once, so that its own status says so too.
+    pub fn doubt(&self, provider: &ProviderKey) {
+        if let Some(uid) = self.directory.doubt(provider) {
+            self.memory.wake(&uid);
+            self.wake.provider(provider);
+        }
+    }
+
     /// Asks for a pass over each, which looks at everything anew.
     pub fn wake_all(&self, claimants: impl IntoIterator<Item = Claimant>) {
         let mut seen = HashSet::new();

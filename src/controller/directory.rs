@@ -80,13 +80,18 @@ pub struct Specification {
     access: Option<(AllowedNamespaces, PermitsSpec)>,
 }
 
+/// The texts of a ConfigMap.
+type Bundle = Arc<BTreeMap<String, String>>;
+
 /// The directory of providers.
 pub struct Directory {
     http: HttpSettings,
     namespace: String,
+    reads_cluster_providers: bool,
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<ProviderKey, Entry>>,
     credentials: Mutex<HashMap<Key, ReadCredential>>,
+    bundles: Mutex<HashMap<Key, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
 }
 
@@ -102,6 +107,8 @@ struct Entry {
     specification: Option<Specification>,
     current: Result<Arc<Connection>, Problem>,
     former: Vec<Arc<Connection>>,
+    /// Whether an object met a failure that speaks of the provider, since it was last found to work.
+    is_doubted: bool,
 }
 
 /// What providers of one tenant share. Weak: it lives as long as a connection does.
@@ -177,10 +184,19 @@ pub fn index_name(key: &ProviderKey) -> String {
 }
 
 impl Directory {
-    /// An empty directory. Cluster providers read their Secrets in `namespace`.
+    /// An empty directory. Cluster providers, where they may be read, read their Secrets in `namespace`.
     #[must_use]
-    pub fn new(http: HttpSettings, namespace: String, metrics: Arc<Metrics>) -> Self {
-        Self { http, namespace, metrics, entries: Mutex::default(), credentials: Mutex::default(), shared: Mutex::default() }
+    pub fn new(http: HttpSettings, namespace: String, reads_cluster_providers: bool, metrics: Arc<Metrics>) -> Self {
+        Self {
+            http,
+            namespace,
+            reads_cluster_providers,
+            metrics,
+            entries: Mutex::default(),
+            credentials: Mutex::default(),
+            bundles: Mutex::default(),
+            shared: Mutex::default(),
+        }
     }
 
     /// Reads what a provider names and makes it ready. Says whether it leads elsewhere, or with another credential, than before.
@@ -215,6 +231,7 @@ impl Directory {
             specification: None,
             current: Err(Problem::new(Reason::ProviderNotReady, "the provider was not looked at yet")),
             former: Vec::new(),
+            is_doubted: false,
         });
         let is_same = match (&entry.current, &connection) {
             (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
@@ -242,6 +259,21 @@ impl Directory {
         !is_same || access_changed
     }
 
+    /// An object met a failure that speaks of the provider. Says the provider's UID when that is news.
+    pub fn doubt(&self, key: &ProviderKey) -> Option<String> {
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(key)?;
+        let is_news = !std::mem::replace(&mut entry.is_doubted, true);
+        entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
+    }
+
+    /// The provider was found to work.
+    pub fn trust(&self, key: &ProviderKey) {
+        if let Some(entry) = self.entries.lock().get_mut(key) {
+            entry.is_doubted = false;
+        }
+    }
+
     /// The provider object is gone.
     pub fn remove(&self, key: &ProviderKey) {
         if let Some(entry) = self.entries.lock().get_mut(key) {
@@ -261,6 +293,12 @@ impl Directory {
         }
     }
 
+    /// Whether objects meet failures with a provider that was not found working since.
+    #[must_use]
+    pub fn is_doubted(&self, key: &ProviderKey) -> bool {
+        self.entries.lock().get(key).is_some_and(|entry| entry.is_doubted)
+    }
+
     /// The connection that is in use.
     ///
     /// # Errors
@@ -278,6 +316,14 @@ impl Directory {
         entry.current.iter().chain(entry.former.iter().rev()).find(|connection| connection.tenant.as_ref() == Some(tenant)).cloned()
     }
 
+    /// How many providers lead to a tenant that is paused now: asked to, or because it failed too often.
+    #[must_use]
+    pub fn paused(&self) -> usize {
+        let entries = self.entries.lock();
+        let connections = entries.values().filter_map(|entry| entry.current.as_ref().ok());
+        connections.filter(|connection| matches!(&connection.service, Service::AppId(app_id) if app_id.tenant().gate().is_paused())).count()
+    }
+
     /// Which version of the provider object is in use.
     #[must_use]
     pub fn version(&self, key: &ProviderKey) -> Option<ProviderVersion> {
@@ -291,6 +337,9 @@ impl Directory {
     pub fn view_for_application(&self, key: &ProviderKey, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> ProviderView {
         if key.kind == ProviderKind::Unknown {
             return ProviderView::Unusable(Problem::new(Reason::InvalidSpec, "this version does not know the kind in providerRef"));
+        }
+        if key.kind == ProviderKind::ClusterIdentityProvider && !self.reads_cluster_providers {
+            return ProviderView::Unusable(Problem::new(Reason::ClusterProviderDisabled, Reason::ClusterProviderDisabled.advice()));
         }
         let connection = match self.connection(key) {
             Ok(connection) => connection,
@@ -331,12 +380,12 @@ impl Directory {
         }
         let ca_from_map = match specification.config_map_name() {
             None => None,
-            Some(name) => match read_config_map(client, config_maps, home, name).await? {
+            Some(name) => match self.read_config_map(client, config_maps, home, name).await? {
                 Some(data) => Some(data),
                 None => return Ok(Err(missing("ConfigMap", name, None))),
             },
         };
-        Ok(self.assemble(specification, &read, ca_from_map.as_ref()))
+        Ok(self.assemble(specification, &read, ca_from_map.as_deref()))
     }
 
     async fn read_secret(
@@ -370,6 +419,25 @@ impl Directory {
         let read = ReadCredential { version, data: Arc::new(data), changed_at };
         self.credentials.lock().insert(key, read.clone());
         Ok(Ok(read))
+    }
+
+    async fn read_config_map(&self, client: &Client, config_maps: &Versions, home: &str, name: &str) -> Result<Option<Bundle>, Abort> {
+        let key = (home.to_owned(), name.to_owned());
+        if let (Some(current), Some((version, kept))) = (config_maps.get(&key), self.bundles.lock().get(&key).cloned())
+            && current == version
+        {
+            return Ok(Some(kept));
+        }
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), home);
+        let Some(map) = api.get_opt(name).await.map_err(Abort::of("reading the ConfigMap"))? else {
+            self.bundles.lock().remove(&key);
+            return Ok(None);
+        };
+        let version = ObjectVersion { uid: map.uid().unwrap_or_default(), resource_version: map.resource_version().unwrap_or_default() };
+        config_maps.note(key.clone(), version.clone());
+        let data = Arc::new(map.data.unwrap_or_default());
+        self.bundles.lock().insert(key, (version, data.clone()));
+        Ok(Some(data))
     }
 
     fn assemble(
@@ -517,21 +585,6 @@ fn revived<K: std::hash::Hash + Eq + Clone, V>(known: &mut HashMap<K, Weak<V>>, 
     let value = make();
     known.insert(key.clone(), Arc::downgrade(&value));
     value
-}
-
-async fn read_config_map(
-    client: &Client,
-    config_maps: &Versions,
-    home: &str,
-    name: &str,
-) -> Result<Option<BTreeMap<String, String>>, Abort> {
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), home);
-    let Some(map) = api.get_opt(name).await.map_err(Abort::of("reading the ConfigMap"))? else { return Ok(None) };
-    config_maps.note(
-        (home.to_owned(), name.to_owned()),
-        ObjectVersion { uid: map.uid().unwrap_or_default(), resource_version: map.resource_version().unwrap_or_default() },
-    );
-    Ok(Some(map.data.unwrap_or_default()))
 }
 
 fn ca_bundle(

@@ -4,7 +4,7 @@
 //!
 //! A candidate compares only *that* the record changed against its own monotonic clock, never another node's time. Every write
 //! carries the resourceVersion that was read, so of two candidates one loses. The holder stops counting itself as leader
-//! [`RENEW_DEADLINE`] after the start of its last good renewal, which is before anybody else may take over; a process that was
+//! `RENEW_DEADLINE` after the start of its last good renewal, which is before anybody else may take over; a process that was
 //! frozen finds that out by the same comparison, right before each call that cannot be repeated.
 
 use std::{

@@ -27,6 +27,8 @@ use cluster::Abort;
 
 /// Never look sooner than this, so that a time that has just passed makes no busy loop.
 const SOONEST: Duration = Duration::from_millis(50);
+/// A picture older than what we wrote is left for this long: the watch brings the newer one sooner.
+const OUTDATED: Duration = Duration::from_secs(1);
 /// Never sleep longer than this: timers do not follow steps of the clock.
 const LATEST: Duration = Duration::from_secs(3600);
 
@@ -69,6 +71,10 @@ pub trait Kind: Send + Sync + 'static {
 ///
 /// When the pass ended without a report; [`after_abort`] says what then.
 pub async fn reconcile<K: Kind>(object: Arc<K::Object>, context: Arc<Context>) -> Result<Action, Abort> {
+    let (uid, version) = (object.meta().uid.as_deref().unwrap_or_default(), object.meta().resource_version.as_deref().unwrap_or_default());
+    if context.memory.is_outdated(uid, version) {
+        return Ok(Action::requeue(OUTDATED));
+    }
     if let Some(again) = K::settled(&context, &object, Timestamp::now()) {
         return Ok(wait_until(again));
     }
@@ -78,7 +84,6 @@ pub async fn reconcile<K: Kind>(object: Arc<K::Object>, context: Arc<Context>) -
     let result = Box::pin(work::<K>(object.clone(), context.clone())).await;
     let outcome = result.as_ref().map_or_else(Abort::as_str, |_| "done");
     context.metrics.reconciled(K::NAME, outcome, begun.elapsed());
-    let uid = object.meta().uid.as_deref().unwrap_or_default();
     context.memory.cluster_answered_if(uid, result.is_ok());
     result.map(wait_until)
 }

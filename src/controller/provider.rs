@@ -83,8 +83,9 @@ pub struct Pass<P> {
 pub struct Probe(Arc<Connection>);
 
 impl Debug for Probe {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Probe")
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A connection holds half the process.
+        formatter.debug_tuple("Probe").field(&self.0.host).finish()
     }
 }
 
@@ -120,13 +121,16 @@ impl<P: ProviderObject> Kind for Providers<P> {
 
     async fn gather(context: &Arc<Context>, object: Arc<P>) -> Result<Pass<P>, Abort> {
         let specification = object.specification();
-        let woken = context.memory.take_woken(&specification.uid);
-        if context.directory.load(&context.client, &context.secrets, &context.config_maps, &specification).await? {
+        context.memory.take_woken(&specification.uid);
+        let is_changed = context.directory.load(&context.client, &context.secrets, &context.config_maps, &specification).await?;
+        if is_changed {
             context.wake_all(context.claims.of_provider(&specification.key));
         }
         let connection = context.directory.connection(&specification.key);
         let due = object.status().and_then(|status| status.next_action_at.as_ref()).is_some_and(|at| at.0 <= Timestamp::now());
-        let wants_probe = due || woken || wants_probe(&*object, connection.as_ref().ok().map(Arc::as_ref));
+        // A Secret that was touched and says the same needs no probe.
+        let is_asked_for = due || is_changed || context.directory.is_doubted(&specification.key);
+        let wants_probe = is_asked_for || wants_probe(&*object, connection.as_ref().ok().map(Arc::as_ref));
         Ok(Pass { context: context.clone(), subject: Subject::of(P::KIND, &*object), object, connection, wants_probe, found: None })
     }
 
@@ -174,6 +178,7 @@ impl<P: ProviderObject> Pass<P> {
         if status != former {
             let api = P::api(self.context.client.clone(), &self.subject.namespace);
             self.subject.write_status(&api, &status).await?;
+            self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
         }
         if let Some(announcement) = change {
             cluster::announce(
@@ -184,6 +189,9 @@ impl<P: ProviderObject> Pass<P> {
                 &announcement,
             )
             .await;
+        }
+        if becomes_ready {
+            self.context.directory.trust(&self.object.specification().key);
         }
         if becomes_ready && !was_ready {
             // What failed for want of a working provider is tried at once.

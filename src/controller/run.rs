@@ -172,7 +172,7 @@ async fn work(
     let (namespace_store, mut namespace_writer) = store::<PartialObjectMeta<Namespace>>();
     let context = Arc::new(Context {
         client,
-        directory: Directory::new(settings.http.clone(), settings.namespace.clone(), metrics.clone()),
+        directory: Directory::new(settings.http.clone(), settings.namespace.clone(), options.cluster_providers, metrics.clone()),
         settings,
         secrets: Versions::default(),
         config_maps: Versions::default(),
@@ -408,10 +408,7 @@ fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
         if let Some(version) = context.directory.version(&provider) {
             context.memory.wake(&version.uid);
         }
-        match provider.kind {
-            ProviderKind::IdentityProvider => drop(context.wake.providers.send(ObjectRef::new(name).within(namespace))),
-            _ => drop(context.wake.cluster_providers.send(ObjectRef::new(name))),
-        }
+        context.wake.provider(&provider);
     }
 }
 
@@ -425,6 +422,7 @@ async fn count_objects(
     let mut ticks = tokio::time::interval(Duration::from_secs(15));
     loop {
         ticks.tick().await;
+        context.metrics.set_paused(context.directory.paused());
         let ready = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
             conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
         };

@@ -55,6 +55,8 @@ where
     store: Store<K>,
     writer: Mutex<Writer<K>>,
     unlisted: Mutex<usize>,
+    /// Objects that went while other namespaces were still being listed: the writer can remove them only afterwards.
+    gone_early: Mutex<HashSet<ObjectRef<K>>>,
 }
 
 impl<K> Feed<K>
@@ -68,7 +70,11 @@ where
         let mut writer = Writer::<K>::new(K::DynamicType::default());
         let store = writer.as_reader();
         writer.apply_watcher_event(&Event::Init);
-        Arc::new(Self { store, writer: Mutex::new(writer), unlisted: Mutex::new(watches) })
+        if watches == 0 {
+            // Nobody will say that everything was listed: there is nothing.
+            writer.apply_watcher_event(&Event::InitDone);
+        }
+        Arc::new(Self { store, writer: Mutex::new(writer), unlisted: Mutex::new(watches), gone_early: Mutex::default() })
     }
 
     /// The store.
@@ -90,18 +96,18 @@ where
             Event::Init => listed.clear(),
             Event::InitApply(DeserializeGuard(Ok(object))) => {
                 listed.insert(ObjectRef::from_obj(&object));
-                self.apply(object, true, &on_change);
+                self.apply(object, &on_change);
             }
             Event::InitDone => {
                 for gone in known.difference(&listed) {
                     self.delete(gone, &on_change);
                 }
                 known = std::mem::take(&mut listed);
-                self.listed();
+                self.listed(&on_change);
             }
             Event::Apply(DeserializeGuard(Ok(object))) => {
                 known.insert(ObjectRef::from_obj(&object));
-                self.apply(object, false, &on_change);
+                self.apply(object, &on_change);
             }
             Event::Delete(DeserializeGuard(Ok(object))) => {
                 let gone = ObjectRef::from_obj(&object);
@@ -121,27 +127,43 @@ where
         *self.unlisted.lock() == 0
     }
 
-    fn apply(&self, object: K, from_list: bool, on_change: &impl Fn(Change<K>)) {
+    fn apply(&self, object: K, on_change: &impl Fn(Change<K>)) {
         let object = pruned(object);
-        let event = if from_list && !self.is_complete() { Event::InitApply(object.clone()) } else { Event::Apply(object.clone()) };
+        // Until everything is listed the writer collects; what is applied beside the collection would be lost with it.
+        let event = if self.is_complete() {
+            Event::Apply(object.clone())
+        } else {
+            self.gone_early.lock().remove(&ObjectRef::from_obj(&object));
+            Event::InitApply(object.clone())
+        };
         self.writer.lock().apply_watcher_event(&event);
         on_change(Change::Applied(Arc::new(object)));
     }
 
     fn delete(&self, gone: &ObjectRef<K>, on_change: &impl Fn(Change<K>)) {
+        if !self.is_complete() {
+            self.gone_early.lock().insert(gone.clone());
+            return;
+        }
         let Some(object) = self.store.get(gone) else { return };
         self.writer.lock().apply_watcher_event(&Event::Delete((*object).clone()));
         on_change(Change::Deleted(object));
     }
 
-    fn listed(&self) {
-        let mut unlisted = self.unlisted.lock();
-        if *unlisted > 0 {
-            *unlisted -= 1;
+    fn listed(&self, on_change: &impl Fn(Change<K>)) {
+        {
+            let mut unlisted = self.unlisted.lock();
             if *unlisted == 0 {
-                self.writer.lock().apply_watcher_event(&Event::InitDone);
+                return;
             }
+            *unlisted -= 1;
+            if *unlisted > 0 {
+                return;
+            }
+            self.writer.lock().apply_watcher_event(&Event::InitDone);
         }
+        let gone = std::mem::take(&mut *self.gone_early.lock());
+        gone.iter().for_each(|gone| self.delete(gone, on_change));
     }
 }
 
@@ -150,4 +172,32 @@ fn pruned<K: Resource>(mut object: K) -> K {
     object.managed_fields_mut().clear();
     object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::IdentityProvider;
+
+    fn provider(namespace: &str) -> IdentityProvider {
+        serde_json::from_value(serde_json::json!({ "metadata": { "name": "p", "namespace": namespace, "uid": namespace }, "spec": {} }))
+            .expect("valid")
+    }
+
+    #[test]
+    fn what_changes_in_one_namespace_while_another_is_still_listed_is_not_lost() {
+        let feed = Feed::<IdentityProvider>::new(2);
+        let ignore = |_| ();
+        for namespace in ["kept", "deleted"] {
+            feed.apply(provider(namespace), &ignore);
+        }
+        feed.listed(&ignore);
+        feed.apply(provider("late"), &ignore);
+        feed.delete(&ObjectRef::new("p").within("deleted"), &ignore);
+        feed.apply(provider("other"), &ignore);
+        feed.listed(&ignore);
+        let mut namespaces: Vec<_> = feed.store().state().iter().filter_map(|object| object.namespace()).collect();
+        namespaces.sort();
+        assert_eq!(namespaces, ["kept", "late", "other"]);
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sha2::{Digest, Sha256};
+
 use super::Problem;
 use crate::{
     model::{ApplicationKind, ExposeSecret, SecretText},
@@ -82,6 +84,15 @@ pub fn keys(shape: &Shape) -> BTreeSet<String> {
     layout_keys(shape).into_iter().map(|key| renamed(shape, key)).collect()
 }
 
+/// A mark that differs when anything but the credential differs: layout, names of keys, values from the spec, labels and annotations, address.
+///
+/// Field ownership tells that nobody changed what was written; this tells that what was written is what is wanted now.
+#[must_use]
+pub fn mark(shape: &Shape, origin: &str, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {
+    let digest = Sha256::digest(format!("{shape:?} {origin} {labels:?} {annotations:?}"));
+    data_encoding::HEXLOWER.encode(&digest[..12])
+}
+
 /// A rename of a key that the layout does not have, or a layout that the client cannot fill.
 #[must_use]
 pub fn flaw(shape: &Shape) -> Option<Problem> {
@@ -122,6 +133,15 @@ pub fn held_secret(shape: &Shape, data: &BTreeMap<String, SecretText>) -> Option
         }
     };
     data.get(&renamed(shape, key)).cloned()
+}
+
+/// The cookie secret that a Secret of this shape holds, under whichever of its two keys was left as it was made.
+#[must_use]
+pub fn held_cookie_secret(shape: &Shape, data: &BTreeMap<String, SecretText>) -> Option<SecretText> {
+    let keys = ["cookie-secret", "OAUTH2_PROXY_COOKIE_SECRET"].map(|key| renamed(shape, key.to_owned()));
+    let is_whole =
+        |text: &&SecretText| data_encoding::BASE64URL.decode(text.expose_secret().as_bytes()).is_ok_and(|bytes| bytes.len() == 32);
+    keys.iter().filter_map(|key| data.get(key)).find(is_whole).cloned()
 }
 
 fn renamed(shape: &Shape, key: String) -> String {

@@ -1,3 +1,208 @@
-//! Shows the operator at work.
+//! `make demo`: a real Kubernetes API server, a simulated App ID, and the operator between them.
 
-fn main() {}
+use std::{
+    io::Write,
+    path::Path,
+    process::{ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Parser;
+use control_plane::ControlPlane;
+use identity_simulator::{ApplicationEdit, Control, Options, Simulator};
+use stage::{
+    API_KEY, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, TENANT, eventually, install_chart, operator_binary, repository, seed,
+};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Shows the operator at work.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// End after the story, with a status that says whether it went well.
+    #[arg(long)]
+    once: bool,
+}
+
+/// What the story plays on.
+struct Scene {
+    control_plane: &'static ControlPlane,
+    simulator: Simulator,
+    control: Control,
+    _operator: Operator,
+    begun: Instant,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let story = async {
+        let scene = Scene::set().await?;
+        scene.play().await?;
+        if !arguments.once {
+            scene.stay()?;
+            std::future::pending::<()>().await;
+        }
+        Ok::<(), Error>(())
+    };
+    tokio::select! {
+        ended = story => match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say(&format!("the demo failed: {error}"));
+                ExitCode::FAILURE
+            }
+        },
+        _ = tokio::signal::ctrl_c() => {
+            say("\nstopping: control plane, simulator and operator end, and nothing stays behind");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn say(text: &str) {
+    // Nobody may be listening any more; then there is nobody to tell.
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
+
+impl Scene {
+    async fn set() -> Result<Self, Error> {
+        let begun = Instant::now();
+        say("starting a control plane: etcd, kube-apiserver, kube-controller-manager");
+        let control_plane = ControlPlane::shared().await?;
+        say("starting the simulator: IBM Cloud IAM and App ID, over HTTPS with a CA of its own");
+        let simulator = Simulator::start(Options::default()).await?;
+        let control = simulator.control();
+        control.seed(&seed(TENANT, API_KEY)).await?;
+        say("installing the chart with helm (no Pod: there is no node here)");
+        install_chart(control_plane).await?;
+        say("starting the operator as a process, under the chart's ServiceAccount and with its rights alone");
+        let kubeconfig = control_plane.kubeconfig_for_service_account(SYSTEM, SERVICE_ACCOUNT, Duration::from_secs(24 * 3600)).await?;
+        let options =
+            OperatorOptions { all_namespaces: true, leader_election: true, drift_interval: "5s".into(), ..OperatorOptions::default() };
+        let operator = Operator::start(&operator_binary()?, &kubeconfig, &options).await?;
+        Ok(Self { control_plane, simulator, control, _operator: operator, begun })
+    }
+
+    async fn play(&self) -> Result<(), Error> {
+        say("\n1. Apply a provider and an application (examples/demo)\n");
+        self.kubectl_with(&["apply", "-f", "-"], &self.manifests()?)?;
+        self.kubectl(&[
+            "-n",
+            "shop",
+            "create",
+            "configmap",
+            "simulator-ca",
+            "--from-literal",
+            &format!("ca.crt={}", self.simulator.ca_pem()),
+        ])?;
+        self.kubectl(&["-n", "shop", "wait", "--for=condition=Ready", "appidapp/storefront", "--timeout=90s"])?;
+        say("\n2. What kubectl shows\n");
+        self.kubectl(&["-n", "shop", "get", "cloudidentity"])?;
+        say("\n3. The keys of the Secret storefront-oidc\n");
+        let keys = self.read(&[
+            "-n",
+            "shop",
+            "get",
+            "secret",
+            "storefront-oidc",
+            "-o",
+            "go-template={{range $key, $value := .data}}  {{$key}}\n{{end}}",
+        ])?;
+        say(&keys);
+        say("4. A token, obtained with them\n");
+        let (client_id, secret) = (self.value("clientId")?, self.value("secret")?);
+        let answer = self.token(&client_id, &secret, &self.value("oauthServerUrl")?).await?;
+        say(&format!("  {} token for {client_id}, valid for {} s", answer["token_type"].as_str().unwrap_or("?"), answer["expires_in"]));
+        say("\n5. Somebody renames the application at the service and deletes the Secret\n");
+        self.control
+            .edit_application(TENANT, &client_id, &ApplicationEdit { name: Some("oops".into()), ..ApplicationEdit::default() })
+            .await?;
+        self.kubectl(&["-n", "shop", "delete", "secret", "storefront-oidc"])?;
+        let mut name = String::new();
+        eventually("the name and the Secret are back", async || {
+            name = self
+                .control
+                .applications(TENANT)
+                .await
+                .ok()
+                .and_then(|list| list.first().map(|application| application.name.clone()))
+                .unwrap_or_default();
+            name == "storefront" && self.value("clientId").is_ok_and(|id| id == client_id)
+        })
+        .await;
+        say(&format!("  repaired: the name is {name:?} again, and the Secret is back with the same client id"));
+        self.kubectl(&["-n", "shop", "get", "events.events.k8s.io", "-o", "custom-columns=REASON:.reason,NOTE:.note"])?;
+        say(&format!("\nThe story took {:.1} s.", self.begun.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    fn stay(&self) -> Result<(), Error> {
+        let programs = self.control_plane.kubectl().parent().unwrap_or_else(|| Path::new("/usr/bin"));
+        say("\nEverything stays up; play with it from another terminal:\n");
+        say(&format!("  export KUBECONFIG={}", self.control_plane.admin_kubeconfig().display()));
+        say(&format!("  export PATH={}:$PATH        # this cluster's kubectl and helm", programs.display()));
+        say("  kubectl -n shop get cloudidentity");
+        say(&format!(
+            "  curl -s {}/state | head -c 2000      # what the simulated services know",
+            self.simulator.urls().control.trim_end_matches('/')
+        ));
+        say("\nCtrl-C ends it all.");
+        Ok(())
+    }
+
+    fn manifests(&self) -> Result<String, Error> {
+        let urls = self.simulator.urls();
+        let mut files: Vec<_> = std::fs::read_dir(repository().join("examples/demo"))?.collect::<Result<Vec<_>, _>>()?;
+        files.sort_by_key(std::fs::DirEntry::file_name);
+        let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file.path())).collect::<Result<_, _>>()?;
+        let app_id = urls.regions.get("us-south").ok_or("the simulator has no region us-south")?;
+        Ok(texts
+            .join("\n---\n")
+            .replace("${APPID_URL}", app_id)
+            .replace("${IAM_URL}", &urls.iam)
+            .replace("${TENANT_ID}", TENANT)
+            .replace("${API_KEY}", API_KEY))
+    }
+
+    async fn token(&self, client_id: &str, secret: &str, server: &str) -> Result<serde_json::Value, Error> {
+        let ca = reqwest::Certificate::from_pem(self.simulator.ca_pem().as_bytes())?;
+        let client = reqwest::Client::builder().tls_certs_only([ca]).build()?;
+        let request =
+            client.post(format!("{server}/token")).basic_auth(client_id, Some(secret)).form(&[("grant_type", "client_credentials")]);
+        Ok(request.send().await?.error_for_status()?.json().await?)
+    }
+
+    fn value(&self, key: &str) -> Result<String, Error> {
+        let encoded = self.read(&["-n", "shop", "get", "secret", "storefront-oidc", "-o", &format!("jsonpath={{.data.{key}}}")])?;
+        Ok(String::from_utf8(STANDARD.decode(encoded.trim())?)?)
+    }
+
+    fn read(&self, arguments: &[&str]) -> Result<String, Error> {
+        let output = self.control_plane.kubectl_command().args(arguments).stderr(Stdio::null()).output()?;
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout)?)
+        } else {
+            Err(format!("kubectl {}: failed", arguments.join(" ")).into())
+        }
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> Result<(), Error> {
+        self.kubectl_with(arguments, "")
+    }
+
+    fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<(), Error> {
+        let shown: Vec<&str> = arguments.iter().map(|argument| argument.lines().next().unwrap_or_default()).collect();
+        say(&format!("  $ kubectl {}", shown.join(" ")));
+        let mut child = self.control_plane.kubectl_command().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            say(&format!("  {line}"));
+        }
+        if output.status.success() { Ok(()) } else { Err(format!("kubectl {} failed", arguments.first().unwrap_or(&"")).into()) }
+    }
+}

@@ -7,6 +7,9 @@
 //! parallel on one control plane.
 
 mod chronicle;
+pub mod interceptor;
+mod kubectl;
+mod look;
 mod operator;
 mod wait;
 
@@ -24,6 +27,9 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub use chronicle::{Chronicle, status_written_at};
+pub use interceptor::{Effect, Interceptor, Seen};
+pub use kubectl::{Said, documents, run};
+pub use look::SecretWatch;
 pub use operator::{Operator, OperatorOptions};
 pub use wait::{PATIENCE, eventually};
 
@@ -99,7 +105,16 @@ pub async fn install_chart(control_plane: &'static ControlPlane) -> Result<(), E
         .copied()
 }
 
-async fn wait_for_crds(control_plane: &ControlPlane) -> Result<(), Error> {
+/// Waits until the API server serves our kinds.
+///
+/// # Errors
+///
+/// None so far.
+///
+/// # Panics
+///
+/// When it does not in time.
+pub async fn wait_for_crds(control_plane: &ControlPlane) -> Result<(), Error> {
     let client = control_plane.admin_client();
     eventually("the CRDs are served", async || {
         let applications = Api::<AppIdApplication>::all(client.clone()).list(&Default::default()).await;
@@ -148,6 +163,15 @@ impl Stage {
     pub async fn with(prefix: &str, options: Options) -> Self {
         let control_plane = ControlPlane::shared().await.expect("the control plane starts");
         install_chart(control_plane).await.expect("the chart is installed");
+        Self::on(control_plane, prefix, options).await
+    }
+
+    /// A stage on a control plane where the chart is installed already.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be set up.
+    pub async fn on(control_plane: &'static ControlPlane, prefix: &str, options: Options) -> Self {
         let namespace = control_plane.create_namespace(prefix).await.expect("the namespace is made");
         let simulator = Simulator::start(options).await.expect("the simulator starts");
         let control = simulator.control();

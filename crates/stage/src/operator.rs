@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, Command},
+};
 
 use crate::{Error, eventually};
 
@@ -143,6 +146,23 @@ impl Operator {
         })
         .await;
         found
+    }
+
+    /// Asks its HTTP server; answers status and body.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let address = self.metrics_address().await;
+        let mut stream = tokio::net::TcpStream::connect(&address).await.expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
     }
 
     /// Waits until it knows everything and works.

@@ -7,7 +7,8 @@
 //! # Guarantees
 //!
 //! * Nothing is POSTed unless this pass wrote the finalizer itself, or a list taken in this pass shows no namesake.
-//! * What is added at the service is recorded before it is added; only what is recorded is ever taken away.
+//! * What is added at the service is recorded before it is added; only what is recorded is ever taken away. What is neither wanted
+//!   nor there any more is struck from the record: if it comes back, somebody else added it.
 //! * The Secret names the registration before the status does, and the status before the display name hides which one is ours.
 //! * An unanswered or refused call never leads to a registration, a deletion or an overwrite.
 
@@ -287,6 +288,8 @@ pub struct World {
     pub failed_steps: Vec<Step>,
     /// What a person would want to know.
     pub news: Vec<News>,
+    /// Whether everything was as asked for when it was last looked at: what has to be put right now was changed by somebody.
+    pub was_in_order: bool,
     /// Until when a Secret that somebody else keeps changing is left as it is.
     pub contested_until: Option<Timestamp>,
     /// The deletion, when there is one.
@@ -560,6 +563,10 @@ fn register(world: &World, now: Timestamp) -> Option<Step> {
     }
     if !missing_roles(world).is_empty() {
         return None;
+    }
+    if world.stored.client_id.is_some() {
+        // The former registration is gone. As long as status names it, a crash after the next one would leave that unnoticed.
+        return Some(Step::Record);
     }
     match world.claim {
         Claim::Absent | Claim::Unmarked => Some(Step::Claim),
@@ -952,7 +959,22 @@ impl World {
         }
     }
 
+    /// What is put right at the service although the spec did not change.
+    fn announce_repair(&mut self, step: &Step) {
+        let what = match step {
+            Step::Rename(_) => "the display name",
+            Step::SetScopes(_) => "the scopes",
+            Step::SetRoles(_) => "the roles",
+            Step::MergeRedirectUris { .. } => "the redirect URIs",
+            _ => return,
+        };
+        if self.was_in_order && self.deleting.is_none() {
+            self.news.push(News { reason: Reason::DriftRepaired, note: format!("put {what} back, which had been changed at the service") });
+        }
+    }
+
     fn absorb_outcome(&mut self, step: &Step, outcome: Outcome, now: Timestamp) {
+        self.announce_repair(step);
         match (step, outcome) {
             (Step::Claim, _) => {
                 self.claim = if self.claim == Claim::Absent { Claim::Now } else { Claim::Before };
@@ -981,8 +1003,8 @@ impl World {
                     self.recorded.missing_since.get_or_insert(now);
                 }
             }
-            (Step::Hold(id, holding), _) => self.hold(id, *holding),
-            (Step::Forget(id), _) => self.forget(id),
+            (Step::Hold(id, holding), _) => self.hold(id, *holding, now),
+            (Step::Forget(id), _) => self.forget(id, now),
             (Step::TakeOverSecret, _) => {
                 if let SecretView::Leftover { client_id, held, adopted } = &self.secret {
                     self.recorded.adopted = *adopted;
@@ -1005,19 +1027,20 @@ impl World {
                 self.settle_unclear(now);
             }
             (Step::ReadScopes | Step::SetScopes(_), Outcome::Names(scopes)) => {
-                if matches!(step, Step::SetScopes(_)) {
-                    self.recorded.added.scopes.retain(|scope| scopes.contains(scope));
-                }
+                let wanted = self.desired.scopes.iter().flatten().collect::<BTreeSet<_>>();
+                self.recorded.added.scopes.retain(|scope| scopes.contains(scope) || wanted.contains(scope));
                 self.remote.scopes = Some(scopes);
             }
             (Step::ReadRoles | Step::SetRoles(_), Outcome::Roles(roles)) => {
-                if matches!(step, Step::SetRoles(_)) {
-                    self.recorded.added.roles.retain(|role| roles.contains_key(role));
-                }
+                let wanted = self.desired.roles.iter().flatten().collect::<BTreeSet<_>>();
+                self.recorded.added.roles.retain(|role| roles.contains_key(role) || wanted.contains(role));
                 self.remote.roles = Some(roles);
             }
             (Step::ReadCatalogue, Outcome::Catalogue(catalogue)) => self.remote.catalogue = Some(catalogue),
-            (Step::ReadRedirectUris, Outcome::Names(uris)) => self.remote.redirect_uris = Some(uris),
+            (Step::ReadRedirectUris, Outcome::Names(uris)) => {
+                self.recorded.added.redirect_uris.retain(|uri| uris.contains(uri) || self.desired.redirect_uris.contains(uri));
+                self.remote.redirect_uris = Some(uris);
+            }
             (Step::Bequeath(heir, uris), _) => {
                 self.recorded.added.redirect_uris.retain(|uri| !uris.contains(uri));
                 self.news.push(News {
@@ -1103,7 +1126,11 @@ impl World {
         }
     }
 
-    fn hold(&mut self, id: &ClientId, holding: Holding) {
+    fn hold(&mut self, id: &ClientId, holding: Holding, now: Timestamp) {
+        if holding == Holding::Recovered {
+            // Whoever published it left no word of whether an earlier registration may still be on its way.
+            self.recorded.unclear_since = Some(now);
+        }
         let (reason, note) = match holding {
             Holding::Recovered => (None, String::new()),
             Holding::Readopted => {
@@ -1116,7 +1143,7 @@ impl World {
         self.news.extend(reason.map(|reason| News { reason, note }));
     }
 
-    fn forget(&mut self, id: &ClientId) {
+    fn forget(&mut self, id: &ClientId, now: Timestamp) {
         self.remote.deregistered.insert(id.clone());
         self.remote.sight = Sight::Unseen;
         self.remote.scopes = None;
@@ -1126,8 +1153,12 @@ impl World {
             note: format!("{id} was deleted at the service; it is registered again, with a new client id"),
         });
         let redirect_uris = std::mem::take(&mut self.recorded.added.redirect_uris);
-        self.recorded =
-            Recorded { tenant: self.recorded.tenant.clone(), added: Added { redirect_uris, ..Added::default() }, ..Recorded::default() };
+        self.recorded = Recorded {
+            tenant: self.recorded.tenant.clone(),
+            added: Added { redirect_uris, ..Added::default() },
+            unclear_since: Some(now),
+            ..Recorded::default()
+        };
     }
 
     /// What the pass came to, after [`next`] said to rest.

@@ -254,7 +254,6 @@ async fn all(phase: Phase, rows: Vec<(&'static str, Fault)>) {
     let noted = stage.control.noted().await.expect("the simulator answers");
     assert!(noted.is_empty(), "redirects are not followed: {noted:?}");
     let memory = operator.peak_memory();
-    println!("{phase:?}: the operator's memory peaked at {} MiB", memory >> 20);
     assert!(failures.is_empty(), "{} rows are not as they should be:\n{}", failures.len(), failures.join("\n"));
     assert!(memory < 256 << 20, "a body is not held as a whole: {memory} bytes");
 }
