@@ -13,7 +13,7 @@ use super::{
     claims::{Claim as ClaimOf, Claimant, ProviderKey},
     cluster::{self, Abort, Announcement, SecretContent, Subject},
     directory::{Connection, Service, recorded_tenant},
-    report::{Conditions, announcement_of_change, whole_seconds},
+    report::{Conditions, announcement_of_change, whole_seconds, whole_seconds_from},
     versions::Key,
 };
 use crate::{
@@ -590,7 +590,8 @@ impl Pass {
     async fn carry_out(&mut self, step: &Step) -> Result<Result<Outcome, Failure>, Abort> {
         match step {
             Step::Claim => self.claim().await,
-            Step::TakeOverSecret => self.take_over_secret().await,
+            Step::Hold(id, _) | Step::TakeOverSecret(id, _) if !self.reserve(id) => Err(Abort::Stale),
+            Step::TakeOverSecret(..) => self.take_over_secret().await,
             Step::Publish => self.publish().await,
             Step::Record => self.record().await,
             Step::Bequeath(heir, uris) => self.bequeath(heir, uris).await,
@@ -609,6 +610,12 @@ impl Pass {
         self.subject.claim(&api, &tenant).await?;
         self.note_object();
         Ok(Ok(Outcome::Done))
+    }
+
+    /// Of two objects that find the same registration at the same moment, one gets it: the other looks again and sees who.
+    fn reserve(&self, id: &ClientId) -> bool {
+        let tenant = self.world.recorded.tenant.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.context.claims.reserve(&tenant, id, &self.subject.uid)
     }
 
     async fn take_over_secret(&mut self) -> Result<Result<Outcome, Failure>, Abort> {
@@ -749,7 +756,9 @@ impl Pass {
             (_, Some(known), _) => {
                 let metadata = json!({ "ownerReferences": null, "labels": { mark::KIND: null }, "annotations": { mark::RETAINED_FROM: self.subject.path() } });
                 match self.subject.mark_secret(&self.context.client, &self.secret_name, &known, metadata).await {
-                    Ok(_) | Err(Abort::Gone) => {}
+                    Ok(_) => {}
+                    // Collected in this moment: the next pass writes it again.
+                    Err(Abort::Gone) => return Err(Abort::Stale),
                     Err(abort) => return Err(abort),
                 }
             }
@@ -1024,7 +1033,7 @@ impl Pass {
         status.provider_version =
             if obstructed { former.provider_version.clone() } else { self.context.directory.version(&self.provider_key()) };
         status.failures = verdict.failed.then(|| i32::try_from(failures).unwrap_or(i32::MAX));
-        let again = verdict.again.map(|at| Time(whole_seconds(at)));
+        let again = verdict.again.map(|at| Time(whole_seconds_from(at)));
         // The same obstacle as before keeps its time: looking at it again is no news.
         let keeps = obstructed && status.conditions == former.conditions && former.next_action_at.as_ref().is_some_and(|at| at.0 > now);
         status.next_action_at = if keeps { former.next_action_at.clone() } else { again };

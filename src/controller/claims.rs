@@ -81,6 +81,8 @@ struct State {
     by_uid: HashMap<String, Claim>,
     by_secret: HashMap<Key, BTreeSet<(i64, String)>>,
     by_client: HashMap<(String, ClientId), BTreeSet<String>>,
+    /// Registrations that were taken over in this process, before the status that says so has come back through the watch.
+    reserved: HashMap<(String, ClientId), String>,
     by_uri: HashMap<(String, String), BTreeSet<String>>,
     by_provider: HashMap<ProviderKey, BTreeSet<String>>,
 }
@@ -99,7 +101,9 @@ impl Claims {
 
     /// Takes out an object. Returns who had an eye on what it claimed.
     pub fn remove(&self, uid: &str) -> Vec<Claimant> {
-        self.0.lock().withdraw(uid)
+        let mut state = self.0.lock();
+        state.reserved.retain(|_, holder| holder != uid);
+        state.withdraw(uid)
     }
 
     /// Everybody who claims a Secret name.
@@ -120,13 +124,20 @@ impl Claims {
     /// Who else holds a registration on a tenant.
     #[must_use]
     pub fn holder(&self, tenant: &str, client_id: &ClientId, except: &str) -> Option<Claimant> {
-        let state = self.0.lock();
-        state
-            .by_client
-            .get(&(tenant.to_owned(), client_id.clone()))?
-            .iter()
-            .filter(|uid| *uid != except)
-            .find_map(|uid| state.claimant(uid))
+        self.0.lock().holder(&(tenant.to_owned(), client_id.clone()), except)
+    }
+
+    /// Takes a registration for an object, unless another object holds it or was quicker.
+    #[must_use]
+    pub fn reserve(&self, tenant: &str, client_id: &ClientId, uid: &str) -> bool {
+        let mut state = self.0.lock();
+        let registration = (tenant.to_owned(), client_id.clone());
+        if state.holder(&registration, uid).is_some() {
+            return false;
+        }
+        state.reserved.retain(|_, holder| holder != uid);
+        state.reserved.insert(registration, uid.to_owned());
+        true
     }
 
     /// For each entry: another live object on the tenant that lists it, if there is one.
@@ -172,6 +183,11 @@ impl Claims {
 impl State {
     fn claimant(&self, uid: &str) -> Option<Claimant> {
         self.by_uid.get(uid).map(|claim| claim.claimant.clone())
+    }
+
+    fn holder(&self, registration: &(String, ClientId), except: &str) -> Option<Claimant> {
+        let recorded = self.by_client.get(registration).into_iter().flatten();
+        recorded.chain(self.reserved.get(registration)).filter(|uid| *uid != except).find_map(|uid| self.claimant(uid))
     }
 
     fn enter(&mut self, claim: Claim) {

@@ -119,8 +119,9 @@ struct Shared {
     iams: HashMap<[u8; 32], Weak<Iam>>,
 }
 
-/// So many passes over objects of one tenant run at once; the others wait in a small place.
-const PASSES: Budget = Budget { requests_per_second: 100_000, concurrency: 24 };
+/// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
+/// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
+const PASSES: Budget = Budget { requests_per_second: 100_000, concurrency: 8 };
 
 impl Specification {
     /// The specification of an `IdentityProvider`.

@@ -11,7 +11,7 @@ use super::{
     Context, Kind,
     cluster::{self, Abort, Subject},
     directory::{Connection, Service, Specification},
-    report::{Conditions, announcement_of_change, whole_seconds},
+    report::{Conditions, announcement_of_change, whole_seconds_from},
 };
 use crate::{
     api::{ClusterIdentityProvider, IdentityProvider, ProviderIdentity, ProviderStatus},
@@ -204,7 +204,7 @@ impl<P: ProviderObject> Pass<P> {
     fn status(&self, former: &ProviderStatus, now: Timestamp) -> ProviderStatus {
         let failures = u32::try_from(former.failures.unwrap_or(0)).unwrap_or(0) + 1;
         let uid = &self.subject.uid;
-        let later = |wait| Some(Time(whole_seconds(now.checked_add(wait).unwrap_or(Timestamp::MAX))));
+        let later = |wait| Some(Time(whole_seconds_from(now.checked_add(wait).unwrap_or(Timestamp::MAX))));
         let connection = self.connection.as_ref().ok();
         let mut status = ProviderStatus {
             observed_generation: Some(self.subject.generation),

@@ -87,6 +87,13 @@ pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
+/// The same for a time to act at, never earlier than `time`: acting too soon would be acting twice.
+#[must_use]
+pub fn whole_seconds_from(time: Timestamp) -> Timestamp {
+    let whole = whole_seconds(time);
+    if whole < time { Timestamp::from_second(time.as_second().saturating_add(1)).unwrap_or(whole) } else { whole }
+}
+
 /// The event that a change of `Ready` deserves: a new problem, or recovery from one.
 #[must_use]
 pub fn announcement_of_change(former: &[Condition], now: &[Condition]) -> Option<Announcement> {

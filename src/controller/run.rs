@@ -390,8 +390,12 @@ fn on_namespace(
 fn on_secrets(context: &Arc<Context>, changed: Vec<Key>) {
     for key in changed {
         wake_namers(context, &context.secrets, &key);
-        for claimant in context.claims.of_secret(&key) {
-            context.wake.claimant(&claimant);
+        let claimants = context.claims.of_secret(&key);
+        if context.secrets.get(&key).is_none() {
+            // A name that is free may be all that somebody waits for.
+            context.wake_all(claimants);
+        } else {
+            claimants.iter().for_each(|claimant| context.wake.claimant(claimant));
         }
     }
 }

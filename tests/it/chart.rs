@@ -142,7 +142,7 @@ async fn the_pod_satisfies_restricted_pod_security() {
 /// In all namespaces, with the election on: on a control plane of its own, since it would take care of everybody's objects.
 /// Uninstalling it with live objects leaves them, their Secrets and their registrations.
 ///
-/// Traps: T20.
+/// Traps: T20, T55.
 #[tokio::test]
 async fn in_all_namespaces_its_rights_are_enough_and_uninstalling_leaves_everything() {
     // It ends with the process; its API server is stopped below.

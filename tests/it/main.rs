@@ -1,12 +1,16 @@
 //! Tests of the operator as a process, on a real control plane, against the simulator.
 
+mod adoption;
 mod chart;
 mod counts;
 mod crash;
+mod deletion;
 mod errors;
 mod first;
 mod generated;
 mod laptop;
+mod restore;
 mod sdk;
 mod secrets;
 mod surface;
+mod traps;

@@ -326,8 +326,8 @@ pub enum Step {
     Hold(ClientId, Holding),
     /// Forget a registration that is gone. No call.
     Forget(ClientId),
-    /// Become the owner of a former object's Secret.
-    TakeOverSecret,
+    /// Become the owner of a former object's Secret, and with it of the registration that it names.
+    TakeOverSecret(ClientId, Holding),
     /// Write the Secret.
     Publish,
     /// Write status: what is held and what is about to be added.
@@ -527,8 +527,11 @@ pub fn next(world: &World, now: Timestamp) -> Next {
 fn register(world: &World, now: Timestamp) -> Option<Step> {
     match &world.secret {
         SecretView::Ours { client_id: Some(id), .. } if !world.remote.deregistered.contains(id) => {
+            let wants_it = world.desired.adopt.as_ref() == Some(id) && !world.held_elsewhere.contains_key(id);
             return match &world.remote.sight {
                 Sight::Present(application) if is_proven(world, application) => Some(Step::Hold(id.clone(), Holding::Recovered)),
+                // A pass that ended right after it took over a former object's Secret.
+                Sight::Present(application) if wants_it && fits(world, application) => take_over(world, id, Holding::Adopted),
                 Sight::Present(_) => None,
                 sight => gone_or_step(world, sight, id, now),
             };
@@ -579,7 +582,7 @@ fn register(world: &World, now: Timestamp) -> Option<Step> {
 fn take_over(world: &World, id: &ClientId, holding: Holding) -> Option<Step> {
     Some(match (&world.claim, &world.secret) {
         (Claim::Absent | Claim::Unmarked, _) => Step::Claim,
-        (_, SecretView::Leftover { .. }) => Step::TakeOverSecret,
+        (_, SecretView::Leftover { .. }) => Step::TakeOverSecret(id.clone(), holding),
         _ => Step::Hold(id.clone(), holding),
     })
 }
@@ -908,7 +911,7 @@ impl Step {
             | Self::Hold(..)
             | Self::Forget(_)
             | Self::Record => Stage::Registration,
-            Self::TakeOverSecret | Self::Publish => Stage::Secret,
+            Self::TakeOverSecret(..) | Self::Publish => Stage::Secret,
             Self::ReadScopes | Self::SetScopes(_) => Stage::Scopes,
             Self::ReadCatalogue | Self::ReadRoles | Self::SetRoles(_) => Stage::Roles,
             Self::ReadRedirectUris | Self::Bequeath(..) | Self::MergeRedirectUris { .. } => Stage::RedirectUris,
@@ -1005,11 +1008,12 @@ impl World {
             }
             (Step::Hold(id, holding), _) => self.hold(id, *holding, now),
             (Step::Forget(id), _) => self.forget(id, now),
-            (Step::TakeOverSecret, _) => {
+            (Step::TakeOverSecret(id, holding), _) => {
                 if let SecretView::Leftover { client_id, held, adopted } = &self.secret {
                     self.recorded.adopted = *adopted;
                     self.secret = SecretView::Ours { client_id: client_id.clone(), is_intact: false, held: held.clone() };
                 }
+                self.hold(id, *holding, now);
             }
             (Step::Publish, _) => {
                 self.secret = SecretView::Ours { client_id: self.recorded.client_id.clone(), is_intact: true, held: None };

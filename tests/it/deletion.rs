@@ -1,0 +1,418 @@
+//! Deletion always ends, removes what is ours and nothing else, and names what could not be removed.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use cloud_identity_operator::api::{AppIdApplication, IdentityProvider};
+use identity_simulator::{Action, RoleSeed, Rule, Settings};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, PropagationPolicy},
+};
+use serde_json::{Map, Value, json};
+use stage::{OperatorOptions, Stage, TENANT, condition, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Long enough to see that something does not happen: a pass takes a few milliseconds.
+const WINDOW: Duration = Duration::from_secs(2);
+/// A redirect URI that a person entered at the service.
+const THEIRS: &str = "https://person.example.com/callback";
+
+async fn with_operator(prefix: &str, options: OperatorOptions) -> (Stage, stage::Operator) {
+    let stage = Stage::new(prefix).await;
+    stage.provider().await;
+    let operator = stage.operator_with(options).await;
+    stage.provider_ready().await;
+    (stage, operator)
+}
+
+fn impatient() -> OperatorOptions {
+    OperatorOptions { deletion_budget: "3s".into(), ..OperatorOptions::default() }
+}
+
+fn client_id(object: &AppIdApplication) -> String {
+    object.status.as_ref().and_then(|status| status.client_id.clone()).expect("a client id")
+}
+
+async fn metrics(operator: &stage::Operator) -> String {
+    let mut stream = tokio::net::TcpStream::connect(operator.metrics_address().await).await.expect("metrics are served");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("answered");
+    text
+}
+
+async fn their_redirect_uri(stage: &Stage) {
+    let mut document = Map::new();
+    document.insert("redirectUris".into(), json!([THEIRS]));
+    stage.control.set_redirect_uris(TENANT, &document).await.expect("set");
+}
+
+/// Promises 1 and 4: deletion cleans up whatever an object had, with every combination of optional fields, and nothing of others.
+///
+/// Traps: T16, T56.
+#[tokio::test]
+async fn deletion_cleans_up_with_every_combination_of_optional_fields() {
+    let (stage, _operator) = with_operator("every", OperatorOptions::default()).await;
+    let settings = Settings { management_calls_per_second: 0, authorization_calls_per_second: 0, ..Settings::default() };
+    stage.control.set_settings(&settings).await.expect("set");
+    stage.control.add_role(TENANT, &RoleSeed { name: "shopper".into(), ..RoleSeed::default() }).await.expect("added");
+    their_redirect_uri(&stage).await;
+    let fields = [
+        json!({ "displayName": "Shown" }),
+        json!({ "scopes": ["orders.read"] }),
+        json!({ "roles": ["shopper"] }),
+        json!({ "redirectUris": [THEIRS, "https://shared.example.com/callback"] }),
+        json!({ "secret": { "layout": "OAuth", "keys": { "issuer": "ISSUER" }, "labels": { "a": "b" } } }),
+        json!({ "type": "SinglePageApp" }),
+    ];
+    let names: Vec<String> = (0..1_usize << fields.len()).map(|set| format!("app-{set:02}")).collect();
+    for (set, name) in names.iter().enumerate() {
+        let mut spec = json!({});
+        for (_, field) in fields.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1) {
+            stage::merge(&mut spec, field.clone());
+        }
+        if set % 2 == 0 {
+            stage::merge(&mut spec, json!({ "deletionPolicy": "Delete", "secret": { "name": format!("secret-{set}") } }));
+        }
+        stage.application(name, spec).await;
+    }
+    for name in &names {
+        stage.ready(name).await;
+    }
+    assert_eq!(stage.registered().await.len(), names.len());
+    assert_eq!(stage.redirect_uris().await.len(), 2);
+    for name in &names {
+        stage.applications().delete(name, &DeleteParams::default()).await.expect("accepted");
+    }
+    for name in &names {
+        stage.gone(name).await;
+    }
+    assert_eq!(stage.registered().await, []);
+    assert_eq!(stage.redirect_uris().await, [THEIRS], "what a person entered stays");
+    eventually("the Secrets are collected", async || {
+        let left = stage.secrets().list(&ListParams::default()).await.expect("listed");
+        left.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>() == ["ibm-api-key"]
+    })
+    .await;
+}
+
+/// Promise 7: whoever deletes is told what was removed.
+#[tokio::test]
+async fn a_deletion_says_what_it_removed() {
+    let (stage, _operator) = with_operator("says", OperatorOptions::default()).await;
+    stage.application("storefront", json!({})).await;
+    let id = client_id(&stage.ready("storefront").await);
+    stage.delete("storefront").await;
+    let note = stage.event("storefront", "Deregistered").await;
+    assert!(note.contains(&id), "{note}");
+}
+
+/// Promise 2: `Retain` keeps the registration and its Secret, without an owner, also when foreground deletion removes Secrets first.
+#[tokio::test]
+async fn retain_keeps_the_registration_and_a_secret_without_an_owner() {
+    let (stage, _operator) = with_operator("retain", OperatorOptions::default()).await;
+    for (name, parameters) in [("background", DeleteParams::background()), ("foreground", DeleteParams::foreground())] {
+        stage.application(name, json!({ "deletionPolicy": "Retain", "secret": { "layout": "OAuth2Proxy" } })).await;
+        let id = client_id(&stage.ready(name).await);
+        let before = stage.secret_values(name).await.expect("published");
+        stage.applications().delete(name, &parameters).await.expect("accepted");
+        stage.gone(name).await;
+        // The garbage collector acts within a second or so, if it ever does.
+        tokio::time::sleep(WINDOW).await;
+        let secret = stage.stored_secret(name).await;
+        assert_eq!(secret.owner_references(), [], "{name}");
+        assert!(!secret.labels().contains_key("cloudidentity.dev/kind"), "{name}");
+        let path = format!("AppIdApplication/{}/{name}", stage.namespace);
+        assert_eq!(secret.annotations().get("cloudidentity.dev/retained-from"), Some(&path), "{name}");
+        let after = stage.secret_values(name).await.expect("kept");
+        assert_eq!((&after["client-id"], &after["client-secret"]), (&before["client-id"], &before["client-secret"]), "{name}");
+        assert!(stage.registered().await.iter().any(|application| application.client_id == id), "{name}");
+        assert!(stage.event(name, "Retained").await.contains(&id), "{name}");
+    }
+}
+
+/// Promise 7: what is already gone at the service is no failure.
+///
+/// Traps: T19.
+#[tokio::test]
+async fn deleting_what_is_already_gone_succeeds() {
+    let (stage, _operator) = with_operator("already", OperatorOptions::default()).await;
+    stage.application("storefront", json!({})).await;
+    let id = client_id(&stage.ready("storefront").await);
+    stage.control.remove_application(TENANT, &id).await.expect("removed behind our back");
+    stage.delete("storefront").await;
+    assert_eq!(stage.registered().await, []);
+    let events = stage.events(&stage.namespace, "storefront").await;
+    assert!(events.iter().all(|(reason, _)| reason != "Orphaned"), "{events:?}");
+}
+
+/// Promises 5 and 7: neither the plain `Not Found` of a wrong region nor a permanent refusal is success; both end within the budget, and the
+/// leftover is named.
+///
+/// Traps: T02, T19.
+#[tokio::test]
+async fn a_deletion_that_is_refused_ends_within_the_budget_and_names_the_leftover() {
+    let (stage, operator) = with_operator("refused", impatient()).await;
+    stage.application("moved", json!({ "redirectUris": ["https://shop.example.com/callback"] })).await;
+    stage.application("protected", json!({})).await;
+    let (moved, protected) = (client_id(&stage.ready("moved").await), client_id(&stage.ready("protected").await));
+    let refusal =
+        Action::Answer { when: Default::default(), status: 403, headers: Default::default(), body: r#"{"message":"protected"}"#.into() };
+    stage.control.inject(&Rule::every("app_id.applications.delete", refusal).path_contains(&protected)).await.expect("injected");
+    stage.delete("protected").await;
+    let note = stage.event("protected", "Orphaned").await;
+    assert!(note.contains(&protected) && note.contains(TENANT), "{note}");
+    assert!(stage.calls("app_id.applications.delete").await <= 5, "a refusal is not a loop");
+    let other_region = stage.simulator.urls().regions.iter().find(|(region, _)| *region != "us-south").expect("another region").1.clone();
+    let mut provider = stage.provider_document(stage::PROVIDER);
+    provider["spec"]["appId"]["url"] = json!(other_region);
+    stage.apply(&provider).await.expect("accepted");
+    stage
+        .provider_where(stage::PROVIDER, "leads to the other region", |provider| {
+            provider.status.as_ref().and_then(|status| status.host.as_deref()).is_some_and(|host| other_region.starts_with(host))
+        })
+        .await;
+    stage.delete("moved").await;
+    let note = stage.event("moved", "Orphaned").await;
+    assert!(note.contains(&moved) && note.contains("https://shop.example.com/callback"), "{note}");
+    let left: BTreeSet<String> = stage.registered().await.into_iter().map(|application| application.client_id).collect();
+    assert_eq!(left, [moved, protected].into());
+    let text = metrics(&operator).await;
+    assert!(text.lines().any(|line| line.contains("orphaned") && line.ends_with(" 2")), "{text}");
+}
+
+/// Promise 7: a provider or a credential that is deleted first does not keep a running operator from cleaning up.
+///
+/// Traps: T16.
+#[tokio::test]
+async fn a_provider_or_credential_that_went_first_leaves_nothing_behind_under_a_running_operator() {
+    let (stage, _operator) = with_operator("first", impatient()).await;
+    for round in ["provider", "secret", "both"] {
+        let mut provider = stage.provider_document(round);
+        provider["spec"]["appId"]["iam"]["apiKey"]["secretRef"]["name"] = json!(format!("key-of-{round}"));
+        stage.secret(&format!("key-of-{round}"), &[("apikey", stage::API_KEY)]).await;
+        stage.apply(&provider).await.expect("accepted");
+        stage
+            .application(round, json!({ "providerRef": { "name": round }, "redirectUris": [format!("https://{round}.example.com/cb")] }))
+            .await;
+        stage.ready(round).await;
+        if round != "provider" {
+            stage.secrets().delete(&format!("key-of-{round}"), &DeleteParams::default()).await.expect("deleted");
+            stage.reason(round, "CredentialsNotFound").await;
+        }
+        if round != "secret" {
+            stage.providers().delete(round, &DeleteParams::default()).await.expect("deleted");
+            stage.reason(round, "ProviderNotFound").await;
+        }
+        stage.delete(round).await;
+    }
+    assert_eq!(stage.registered().await, []);
+    assert_eq!(stage.redirect_uris().await, Vec::<String>::new());
+}
+
+/// Promise 7: with nothing in memory, deletion ends within the budget and names what is left.
+///
+/// Traps: T16.
+#[tokio::test]
+async fn with_the_provider_gone_and_nothing_in_memory_the_registration_is_given_up_and_named() {
+    let (stage, operator) = with_operator("nothing", impatient()).await;
+    stage.application("storefront", json!({})).await;
+    let id = client_id(&stage.ready("storefront").await);
+    drop(operator.kill().await);
+    stage.providers().delete(stage::PROVIDER, &DeleteParams::default()).await.expect("deleted");
+    stage.applications().delete("storefront", &DeleteParams::default()).await.expect("accepted");
+    let _operator = stage.operator_with(impatient()).await;
+    stage.gone("storefront").await;
+    assert!(stage.event("storefront", "Orphaned").await.contains(&id));
+    assert_eq!(stage.registered().await.len(), 1);
+}
+
+/// Promise 7: suspension does not hold up a deletion, whether something was registered or not; no finalizer of ours is left anywhere.
+///
+/// Traps: T18.
+#[tokio::test]
+async fn a_suspended_object_is_deleted_all_the_same_and_no_finalizer_is_left() {
+    let (stage, _operator) = with_operator("suspended", OperatorOptions::default()).await;
+    stage.application("never", json!({ "suspend": true })).await;
+    stage.reason("never", "Suspended").await;
+    stage.application("once", json!({})).await;
+    stage.ready("once").await;
+    stage.application("once", json!({ "suspend": true })).await;
+    let kept = stage.reason("once", "Suspended").await;
+    assert_eq!(condition(&kept, "Ready").map(|(status, _)| status), Some("True"));
+    stage.delete("never").await;
+    stage.delete("once").await;
+    assert_eq!(stage.registered().await, []);
+    let namespace = Api::<Namespace>::all(stage.client.clone()).get(&stage.namespace).await.expect("there");
+    let secrets = stage.secrets().list(&ListParams::default()).await.expect("listed");
+    let providers = stage.providers().list(&ListParams::default()).await.expect("listed");
+    let mut finalizers: Vec<String> = namespace.finalizers().to_vec();
+    finalizers.extend(secrets.iter().flat_map(|secret| secret.finalizers().to_vec()));
+    finalizers.extend(providers.iter().flat_map(|provider| provider.finalizers().to_vec()));
+    assert!(finalizers.iter().all(|finalizer| !finalizer.contains("cloudidentity.dev")), "{finalizers:?}");
+}
+
+/// Namespaces with a provider, its credential and two applications each, all on the stage's tenant.
+async fn neighbourhood(stage: &Stage, count: usize) -> Vec<String> {
+    let settings = Settings { management_calls_per_second: 0, authorization_calls_per_second: 0, ..Settings::default() };
+    stage.control.set_settings(&settings).await.expect("set");
+    their_redirect_uri(stage).await;
+    let one = async || {
+        let namespace = stage.control_plane.create_namespace(&stage.namespace).await.expect("made");
+        let place = |mut document: Value| {
+            document["metadata"]["namespace"] = json!(namespace);
+            document
+        };
+        let documents = [
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "simulator-ca" }, "data": { "ca.crt": stage.simulator.ca_pem() } }),
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "ibm-api-key" }, "stringData": { "apikey": stage::API_KEY } }),
+            stage.provider_document(stage::PROVIDER),
+            stage.application_document(
+                "one",
+                json!({ "redirectUris": ["https://shared.example.com/cb", format!("https://{namespace}.example.com/one")] }),
+            ),
+            stage.application_document("two", json!({ "scopes": ["orders.read"], "redirectUris": ["https://shared.example.com/cb"] })),
+        ];
+        for document in documents {
+            stage.apply(&place(document)).await.expect("accepted");
+        }
+        namespace
+    };
+    let mut namespaces = Vec::new();
+    for _ in 0..count.div_ceil(5) {
+        let some = futures::future::join_all((0..5.min(count - namespaces.len())).map(|_| one())).await;
+        namespaces.extend(some);
+    }
+    namespaces
+}
+
+fn watching(stage: &Stage, namespaces: &[String]) -> OperatorOptions {
+    let watch_namespaces = namespaces.iter().chain([&stage.namespace]).cloned().collect();
+    OperatorOptions { watch_namespaces, namespace: stage.namespace.clone(), ..OperatorOptions::default() }
+}
+
+async fn all_ready(stage: &Stage, namespaces: &[String]) -> Vec<String> {
+    let mut ids = Vec::new();
+    eventually("all applications are ready", async || {
+        let all = Api::<AppIdApplication>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
+        let ours = all.items.iter().filter(|object| object.namespace().is_some_and(|namespace| namespaces.contains(&namespace)));
+        let ready: Vec<_> = ours.filter(|object| condition(object, "Ready").is_some_and(|(status, _)| status == "True")).collect();
+        ids = ready.iter().map(|object| client_id(object)).collect();
+        ids.len() == 2 * namespaces.len()
+    })
+    .await;
+    ids
+}
+
+/// A small generator of numbers with a fixed seed: a failing order can be had again.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % sides.max(1)
+    }
+
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        for last in (1..list.len()).rev() {
+            list.swap(last, self.roll(last + 1));
+        }
+    }
+}
+
+async fn delete_namespaces(stage: &Stage, namespaces: &[String], dice: &mut Dice) {
+    let mut order = namespaces.to_vec();
+    dice.shuffle(&mut order);
+    let parameters = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    for namespace in &order {
+        let mut parts = ["provider", "credential", "one", "two"];
+        dice.shuffle(&mut parts);
+        let some = dice.roll(parts.len());
+        for part in &parts[..some] {
+            let client = stage.client.clone();
+            match *part {
+                "provider" => drop(
+                    Api::<IdentityProvider>::namespaced(client, namespace).delete(stage::PROVIDER, &parameters).await.expect("accepted"),
+                ),
+                "credential" => {
+                    drop(Api::<Secret>::namespaced(client, namespace).delete("ibm-api-key", &parameters).await.expect("accepted"))
+                }
+                name => drop(Api::<AppIdApplication>::namespaced(client, namespace).delete(name, &parameters).await.expect("accepted")),
+            }
+        }
+        Api::<Namespace>::all(stage.client.clone()).delete(namespace, &parameters).await.expect("accepted");
+    }
+}
+
+async fn namespaces_gone(stage: &Stage, namespaces: &[String]) {
+    eventually("the namespaces are gone", async || {
+        let all = Api::<Namespace>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
+        all.items.iter().all(|namespace| !namespaces.contains(&namespace.name_any()))
+    })
+    .await;
+}
+
+/// Promise 7: namespaces are deleted in any order, with their provider and credential; nothing hangs and nothing is left at the service.
+///
+/// Traps: T16, T17.
+#[tokio::test]
+async fn twenty_namespaces_deleted_in_random_order_leave_nothing_at_the_service() {
+    let stage = Stage::new("twenty").await;
+    let namespaces = neighbourhood(&stage, 20).await;
+    let _operator = stage.operator_with(watching(&stage, &namespaces)).await;
+    all_ready(&stage, &namespaces).await;
+    assert_eq!(stage.registered().await.len(), 40);
+    delete_namespaces(&stage, &namespaces, &mut Dice(17)).await;
+    namespaces_gone(&stage, &namespaces).await;
+    assert_eq!(stage.registered().await, []);
+    assert_eq!(stage.redirect_uris().await, [THEIRS]);
+}
+
+/// Promise 7: the same right after a restart: providers are read before any object is handled.
+///
+/// Traps: T16, T17.
+#[tokio::test]
+async fn namespaces_deleted_right_after_a_restart_leave_nothing_at_the_service() {
+    let stage = Stage::new("restarted").await;
+    let namespaces = neighbourhood(&stage, 5).await;
+    let operator = stage.operator_with(watching(&stage, &namespaces)).await;
+    all_ready(&stage, &namespaces).await;
+    drop(operator.kill().await);
+    let operator = stage.operator_with(watching(&stage, &namespaces)).await;
+    operator.working().await;
+    delete_namespaces(&stage, &namespaces, &mut Dice(23)).await;
+    namespaces_gone(&stage, &namespaces).await;
+    assert_eq!(stage.registered().await, []);
+    assert_eq!(stage.redirect_uris().await, [THEIRS]);
+}
+
+/// Promise 7: with the operator down meanwhile, deletion ends within the budget, and each leftover is named where it can be read.
+///
+/// Traps: T16, T17.
+#[tokio::test]
+async fn namespaces_deleted_while_no_operator_runs_end_and_each_leftover_is_named() {
+    let stage = Stage::new("down").await;
+    let namespaces = neighbourhood(&stage, 5).await;
+    let operator = stage.operator_with(watching(&stage, &namespaces)).await;
+    let ids = all_ready(&stage, &namespaces).await;
+    drop(operator.kill().await);
+    delete_namespaces(&stage, &namespaces, &mut Dice(29)).await;
+    eventually("providers and credentials are gone", async || {
+        let providers = Api::<IdentityProvider>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
+        let secrets = Api::<Secret>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
+        let inside = |namespace: Option<String>| namespace.is_some_and(|namespace| namespaces.contains(&namespace));
+        !providers.items.iter().any(|object| inside(object.namespace())) && !secrets.items.iter().any(|object| inside(object.namespace()))
+    })
+    .await;
+    let _operator = stage.operator_with(OperatorOptions { deletion_budget: "3s".into(), ..watching(&stage, &namespaces) }).await;
+    namespaces_gone(&stage, &namespaces).await;
+    let mut notes = Vec::new();
+    for name in ["one", "two"] {
+        notes.extend(stage.events(&stage.namespace, name).await.into_iter().filter(|(reason, _)| reason == "Orphaned"));
+    }
+    for id in &ids {
+        assert!(notes.iter().any(|(_, note)| note.contains(id)), "{id} is named in {notes:?}");
+    }
+    assert_eq!(stage.registered().await.len(), 10, "nothing could be removed");
+}
