@@ -90,6 +90,8 @@ async fn a_replaced_key_is_noticed_at_once_for_worse_and_for_better() {
     let since = Instant::now();
     stage.secret("ibm-api-key", &[("apikey", "cafec0de-a-key-nobody-knows")]).await;
     provider_is(&stage, PROVIDER, "False", "Unauthorized").await;
+    // What needs nothing of the service is left in peace; what does says why it cannot go on.
+    stage.patch_application("storefront", json!({ "displayName": "two" })).await.expect("accepted");
     stage.reason("storefront", "Unauthorized").await;
     assert!(since.elapsed() < AT_ONCE, "the bad key was noticed after {:?}", since.elapsed());
 
@@ -205,7 +207,10 @@ async fn a_revoked_token_is_replaced_once_and_no_more() {
     stage.reason("storefront", "Unauthorized").await;
     // A window: nothing further may happen in it.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!((stage.calls("iam.token").await, stage.calls("app_id").await), (1, 2), "one repetition, then peace");
+    assert_eq!(stage.calls("app_id.applications.get").await, 2, "one repetition, then peace");
+    // The provider, in doubt, is probed in the same way: a token, a list, another token, the list again.
+    let (tokens, calls) = (stage.calls("iam.token").await, stage.calls("app_id").await);
+    assert!(tokens <= 2 && calls <= 4, "{tokens} tokens, {calls} calls");
 }
 
 /// A key that IAM does not know yet, because it is new, is a matter of seconds and not of half an hour.
