@@ -86,10 +86,22 @@ pub fn keys(shape: &Shape) -> BTreeSet<String> {
 
 /// A mark that differs when anything but the credential differs: layout, names of keys, values from the spec, labels and annotations, address.
 ///
+/// What the layout does not show makes no difference: a Secret is not written for nothing, since whoever watches it may restart Pods.
+///
 /// Field ownership tells that nobody changed what was written; this tells that what was written is what is wanted now.
 #[must_use]
 pub fn mark(shape: &Shape, origin: &str, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {
-    let digest = Sha256::digest(format!("{shape:?} {origin} {labels:?} {annotations:?}"));
+    let blank = || SecretText::from(String::from("-"));
+    let credential = Credential {
+        client_id: "-".to_owned(),
+        secret: (shape.kind != ApplicationKind::SinglePageApp).then(blank),
+        tenant_id: "-".to_owned(),
+        origin: origin.to_owned(),
+        cookie_secret: Some(blank()),
+    };
+    let shown = render(shape, &credential);
+    let shown: BTreeMap<&str, &str> = shown.iter().map(|(key, value)| (key.as_str(), value.expose_secret())).collect();
+    let digest = Sha256::digest(format!("{:?} {shown:?} {labels:?} {annotations:?}", shape.layout));
     data_encoding::HEXLOWER.encode(&digest[..12])
 }
 
