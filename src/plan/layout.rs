@@ -86,6 +86,8 @@ pub fn keys(shape: &Shape) -> BTreeSet<String> {
 
 /// A mark that differs when anything in the Secret but the credential differs: names of keys, values from the spec, labels, annotations, address.
 ///
+/// What the layout does not show makes no difference: a Secret is not written for nothing, since whoever watches it may restart Pods.
+///
 /// Field ownership tells that nobody changed what was written; this tells that what was written is what is wanted now.
 #[must_use]
 pub fn mark(shape: &Shape, origin: &str, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {

@@ -104,6 +104,7 @@ impl Iam {
     ///
     /// When IAM does not give one; a failure less than two seconds old is given again without asking.
     pub async fn token(&self, caller: &Caller) -> Result<Arc<IamToken>, Failure> {
+        let asked_at = Instant::now();
         let mut kept = self.token.lock().await;
         let now = Instant::now();
         if let Some(token) = kept.token.as_ref().filter(|token| token.use_until > now) {
@@ -111,7 +112,14 @@ impl Iam {
         }
         if let Some((at, failure)) = kept.failure.as_ref().filter(|(at, _)| now < *at + FAILURE_IS_SHARED_FOR) {
             tracing::trace!(age = ?now.duration_since(*at), "sharing a failure of IAM");
-            return Err(failure.clone());
+            let asked_meanwhile = asked_at <= *at;
+            // Who asks after the failure may know of a reason why it would go well by now: soon, but not with this crowd.
+            let class = match failure.class {
+                Class::RateLimited => Class::RateLimited,
+                class if asked_meanwhile => class,
+                _ => Class::Transient,
+            };
+            return Err(Failure { class, ..failure.clone() });
         }
         match self.fetch(caller).await {
             Ok(token) => {

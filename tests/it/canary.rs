@@ -17,7 +17,15 @@ fn quoting(secret: &str) -> String {
 }
 
 fn answer(operation: &str, status: u16, body: String) -> Rule {
-    Rule::next(operation, Action::Answer { when: When::BeforeCommit, status, headers: BTreeMap::from([("content-type".into(), "application/json".into())]), body })
+    Rule::next(
+        operation,
+        Action::Answer {
+            when: When::BeforeCommit,
+            status,
+            headers: BTreeMap::from([("content-type".into(), "application/json".into())]),
+            body,
+        },
+    )
 }
 
 /// Promise 8: at the most talkative setting of the log, with services that quote secrets in refusals and in successes that cannot be read.
@@ -27,7 +35,8 @@ fn answer(operation: &str, status: u16, body: String) -> Rule {
 async fn no_secret_shows_in_log_event_status_metric_or_process_whatever_the_service_says() {
     let stage = Stage::new("canary").await;
     stage.provider().await;
-    let options = OperatorOptions { log_filter: "trace".into(), arguments: vec!["--log-format".into(), "json".into()], ..OperatorOptions::default() };
+    let options =
+        OperatorOptions { log_filter: "trace".into(), arguments: vec!["--log-format".into(), "json".into()], ..OperatorOptions::default() };
     let operator = stage.operator_with(options).await;
     stage.application("good", json!({ "scopes": ["orders.read"], "redirectUris": ["https://shop.example.com/callback"] })).await;
     stage.ready("good").await;
@@ -62,7 +71,8 @@ async fn no_secret_shows_in_log_event_status_metric_or_process_whatever_the_serv
     stage.delete("good").await;
     eventually("the deletion is announced", async || events(&stage).await.contains("Deregistered")).await;
 
-    let mut secrets: Vec<String> = stage.control.secrets().await.expect("the simulator answers").into_iter().map(|secret| secret.value).collect();
+    let mut secrets: Vec<String> =
+        stage.control.secrets().await.expect("the simulator answers").into_iter().map(|secret| secret.value).collect();
     secrets.extend(["cafec0de-another-key-that-iam-does-not-know".into(), "cafec0de-cut off".into(), own_token(operator.pid())]);
     assert!(secrets.len() > 8 && secrets.contains(&secret), "there is something to search for: {}", secrets.len());
     let places = [

@@ -1,0 +1,207 @@
+//! Nobody waits for somebody else's trouble, and trouble costs little.
+
+use std::time::{Duration, Instant};
+
+use cloud_identity_operator::api::AppIdApplication;
+use futures::future::join_all;
+use identity_simulator::{Action, CallWait, Rule, When, switches::RetryAfter};
+use serde_json::json;
+use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, provider_condition, seed, status_written_at};
+
+const OTHER_TENANT: &str = "22222222-3333-4444-8555-666666666666";
+const OTHER_KEY: &str = "cafec0de-api-key-of-the-other-tenant";
+
+/// A second tenant at the same services, with a provider `other` of its own.
+async fn another_tenant(stage: &Stage) {
+    stage.control.seed(&seed(OTHER_TENANT, OTHER_KEY)).await.expect("the tenant is seeded");
+    stage.secret("other-key", &[("apikey", OTHER_KEY)]).await;
+    let mut document = stage.provider_document("other");
+    merge(
+        &mut document,
+        json!({ "spec": { "appId": { "tenantId": OTHER_TENANT, "iam": { "apiKey": { "secretRef": { "name": "other-key" } } } } } }),
+    );
+    stage.apply(&document).await.expect("the provider is accepted");
+}
+
+async fn provider_is_ready(stage: &Stage, name: &str) {
+    stage.provider_where(name, "is ready", |object| provider_condition(object, "Ready") == Some(("True", "Ready"))).await;
+}
+
+/// Promise 9: a tenant that never answers delays only its own objects.
+/// Traps: T29.
+#[tokio::test]
+async fn a_hanging_tenant_delays_no_other_tenants_objects() {
+    let stage = Stage::new("hanging").await;
+    stage.control.inject(&Rule::every("app_id", Action::Hang { when: When::BeforeCommit }).tenant(TENANT)).await.expect("accepted");
+    let _operator = stage.operator().await;
+    stage.provider().await;
+    another_tenant(&stage).await;
+    let names: Vec<String> = (0..60).map(|n| format!("stuck-{n}")).collect();
+    join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
+    stage.control.wait_for_calls(&CallWait { tenant: Some(TENANT.into()), ..CallWait::received("app_id", 4) }).await.expect("they hang");
+    let since = Instant::now();
+    let well: Vec<String> = (0..10).map(|n| format!("well-{n}")).collect();
+    join_all(well.iter().map(|name| stage.application(name, json!({ "providerRef": { "name": "other" } })))).await;
+    join_all(well.iter().map(|name| stage.ready(name))).await;
+    // Far less than the deadline of a single call to the tenant that hangs.
+    assert!(since.elapsed() < Duration::from_secs(15), "it took {:?}", since.elapsed());
+    assert!(stage.control.applications(TENANT).await.expect("the simulator answers").is_empty(), "the other tenant still hangs");
+}
+
+/// Promise 9: in one tenant, with a small budget, a namespace with one object does not wait for one with a hundred.
+#[tokio::test]
+async fn a_greedy_namespace_does_not_starve_a_modest_one() {
+    let stage = Stage::new("greedy").await;
+    let modest = stage.control_plane.create_namespace("modest").await.expect("the namespace is made");
+    let options = OperatorOptions { watch_namespaces: vec![stage.namespace.clone(), modest.clone()], ..OperatorOptions::default() };
+    let _operator = stage.operator_with(options).await;
+    let slow = json!({ "spec": { "budget": { "requestsPerSecond": 10, "concurrency": 4 } } });
+    let mut provider = stage.provider_document(PROVIDER);
+    merge(&mut provider, slow);
+    stage.apply(&provider).await.expect("the provider is accepted");
+    let elsewhere = |mut document: serde_json::Value| {
+        document["metadata"]["namespace"] = json!(modest);
+        document
+    };
+    // The same tenant with the same key, from the other namespace.
+    let ca = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "simulator-ca" }, "data": { "ca.crt": stage.simulator.ca_pem() } });
+    let key =
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "ibm-api-key" }, "stringData": { "apikey": stage::API_KEY } });
+    for document in [ca, key, provider] {
+        stage.apply(&elsewhere(document)).await.expect("accepted");
+    }
+    let names: Vec<String> = (0..100).map(|n| format!("greedy-{n}")).collect();
+    join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
+    stage.control.wait_for_calls(&CallWait::answered("app_id.applications.create", 3)).await.expect("the greedy one is at work");
+    let since = Instant::now();
+    stage.apply(&elsewhere(stage.application_document("modest", json!({})))).await.expect("accepted");
+    let api: kube::Api<AppIdApplication> = kube::Api::namespaced(stage.client.clone(), &modest);
+    stage::eventually("the modest object is ready", async || {
+        let object = api.get("modest").await.expect("it is there");
+        condition(&object, "Ready") == Some(("True", "Ready"))
+    })
+    .await;
+    let ready = stage.applications().list(&Default::default()).await.expect("the API server answers");
+    let ready = ready.iter().filter(|object| condition(object, "Ready") == Some(("True", "Ready"))).count();
+    // A hundred objects cost three calls each, thirty seconds in all; the modest one shares the rate half and half.
+    assert!(since.elapsed() < Duration::from_secs(12), "it took {:?}", since.elapsed());
+    assert!(ready < 60, "the modest one did not wait for the others, of which {ready} were through");
+    api.delete("modest", &Default::default()).await.expect("accepted");
+}
+
+/// A tenant that asks for fewer requests gets none until the pause is over, whoever wants something.
+/// Traps: T28, T30.
+#[tokio::test]
+async fn a_rate_limit_pauses_the_whole_tenant() {
+    let stage = Stage::new("limited").await;
+    let _operator = stage.operator().await;
+    stage.provider().await;
+    provider_is_ready(&stage, PROVIDER).await;
+    let headers = [("Retry-After".to_owned(), "6".to_owned())].into();
+    let limited = Action::Answer { when: When::BeforeCommit, status: 429, headers, body: String::new() };
+    let fault = stage.control.inject(&Rule::next("app_id.applications.create", limited)).await.expect("accepted");
+    stage.application("first", json!({})).await;
+    stage.control.wait_for_fault(fault.id).await.expect("it is limited");
+    stage.reason("first", "RateLimited").await;
+    stage.control.clear_journal().await.expect("cleared");
+    let paused = Instant::now();
+    let names: Vec<String> = (0..8).map(|n| format!("later-{n}")).collect();
+    join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
+    for object in join_all(names.iter().map(|name| stage.reason(name, "RateLimited"))).await {
+        let next = object.status.and_then(|status| status.next_action_at).expect("the next attempt is named");
+        assert!(next.0.duration_since(jiff::Timestamp::now()).as_secs() <= 8, "{next:?}");
+    }
+    assert!(paused.elapsed() < Duration::from_secs(4), "all of them were told at once: {:?}", paused.elapsed());
+    let counts = stage.control.calls().await.expect("the simulator answers");
+    assert_eq!(counts.of("app_id").received, 0, "nothing was sent in the pause: {:?}", counts.operations);
+    join_all(names.iter().map(|name| stage.ready(name))).await;
+    stage.ready("first").await;
+    let calls = stage.control.journal().await.expect("the simulator answers");
+    assert!(paused.elapsed() >= Duration::from_secs(3), "the pause was kept: {:?}", calls.first().map(|call| call.time));
+}
+
+/// The simulator's own limit, which blocks for as long as it says, is met once and not again and again.
+/// Traps: T28.
+#[tokio::test]
+async fn a_limit_that_is_met_is_not_met_again_and_again() {
+    let stage = Stage::new("limit").await;
+    let mut settings = stage.control.settings().await.expect("the simulator answers");
+    (settings.management_calls_per_second, settings.block_milliseconds) = (12, 4000);
+    stage.control.set_settings(&settings).await.expect("set");
+    let switches = identity_simulator::Switches { retry_after: RetryAfter::Seconds, ..Default::default() };
+    stage.control.set_switches(&switches).await.expect("set");
+    let _operator = stage.operator().await;
+    let mut document = stage.provider_document(PROVIDER);
+    merge(&mut document, json!({ "spec": { "budget": { "requestsPerSecond": 20, "concurrency": 4 } } }));
+    stage.apply(&document).await.expect("the provider is accepted");
+    let names: Vec<String> = (0..20).map(|n| format!("app-{n}")).collect();
+    join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
+    join_all(names.iter().map(|name| stage.ready(name))).await;
+    let calls = stage.control.journal().await.expect("the simulator answers");
+    let limited = calls.iter().filter(|call| call.status == Some(429)).count();
+    // Each block meets what is in flight at that moment, at most four calls; twenty objects need forty calls, four blocks.
+    assert!(limited <= 40, "{limited} calls into a closed door");
+    assert_eq!(stage.registered().await.len(), 20);
+    let created = stage.control.calls().await.expect("the simulator answers").of("app_id.applications.create").committed;
+    assert_eq!(created, 20, "and none twice");
+}
+
+/// A failing object is asked about at growing intervals, never in a loop, and a change of its spec is tried at once.
+/// Traps: T28, T29, T30.
+#[tokio::test]
+async fn a_failing_object_is_tried_at_growing_intervals_and_at_once_when_it_changes() {
+    let stage = Stage::new("failing").await;
+    let chronicle = stage.chronicle().await;
+    let _operator = stage.operator().await;
+    stage.provider().await;
+    provider_is_ready(&stage, PROVIDER).await;
+    stage.application("storefront", json!({})).await;
+    stage.ready("storefront").await;
+    let headers = [].into();
+    let broken = Action::Answer { when: When::BeforeCommit, status: 500, headers, body: "{}".into() };
+    stage.control.inject(&Rule::every("app_id.applications.get", broken)).await.expect("accepted");
+    stage.control.clear_journal().await.expect("cleared");
+    stage.patch_application("storefront", json!({ "displayName": "two" })).await.expect("accepted");
+    let failed = |times: i32| {
+        move |object: &AppIdApplication| object.status.as_ref().and_then(|status| status.failures) == Some(times) && observed(object)
+    };
+    chronicle.first("storefront", "failed three times", failed(3)).await;
+    for times in 1..=3 {
+        let object = chronicle.first("storefront", "failed", failed(times)).await;
+        let next = object.status.as_ref().and_then(|status| status.next_action_at.clone()).expect("the next attempt is named");
+        let ahead = next.0.duration_since(status_written_at(&object).expect("it was written")).as_secs_f64();
+        let doubled = 2.0_f64.powi(times);
+        assert!((doubled * 0.8 - 1.0..=doubled * 1.2 + 2.0).contains(&ahead), "after {times} failures the wait is {ahead} s");
+    }
+    assert_eq!(stage.calls("app_id.applications.get").await, 3, "one call an attempt");
+    let since = Instant::now();
+    stage.patch_application("storefront", json!({ "displayName": "three" })).await.expect("accepted");
+    stage.control.wait_for_calls(&CallWait::answered("app_id.applications.get", 4)).await.expect("it is tried");
+    assert!(since.elapsed() < Duration::from_secs(3), "at once: {:?}", since.elapsed());
+    stage.control.clear_faults().await.expect("mended");
+    // What fails and is mended comes back by itself.
+    stage.ready("storefront").await;
+}
+
+/// Promise 6: fifty applications need one IAM token, and each of them the same few calls, however many there are.
+/// Traps: T31.
+#[tokio::test]
+async fn fifty_applications_share_one_token_and_cost_the_same_each() {
+    let stage = Stage::new("fifty").await;
+    let _operator = stage.operator().await;
+    stage.provider().await;
+    provider_is_ready(&stage, PROVIDER).await;
+    stage.control.clear_journal().await.expect("cleared");
+    let mut costs = Vec::new();
+    for round in 0..2 {
+        let names: Vec<String> = (0..25).map(|n| format!("app-{round}-{n}")).collect();
+        join_all(names.iter().map(|name| stage.application(name, json!({ "scopes": ["read"] })))).await;
+        join_all(names.iter().map(|name| stage.ready(name))).await;
+        let counts = stage.control.calls().await.expect("the simulator answers");
+        assert_eq!(counts.of("iam.token").received, 0, "the provider's token serves all");
+        costs.push(counts.of("app_id").received);
+        stage.control.clear_journal().await.expect("cleared");
+    }
+    // POST, scopes, rename and one token to try the credential: four calls, no list.
+    assert_eq!(costs, [100, 100]);
+}
