@@ -61,7 +61,7 @@ async fn no_secret_shows_in_log_event_status_metric_or_process_whatever_the_serv
             .await;
     }
     // The key is refused, in IAM's words, with the key in them; then it is replaced by something that is no key at all.
-    stage.control.inject(&answer("iam.token", 400, quoting(API_KEY)).times(4)).await.expect("the rule is taken");
+    stage.control.inject(&answer("iam.token", 400, quoting(API_KEY))).await.expect("the rule is taken");
     stage.secret("ibm-api-key", &[("apikey", "cafec0de-another-key-that-iam-does-not-know")]).await;
     stage.provider_where(PROVIDER, "is not ready", |provider| has_ready(provider, "False")).await;
     stage.secret("ibm-api-key", &[("apikey", "{\"apikey\": \"cafec0de-cut off")]).await;

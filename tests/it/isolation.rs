@@ -32,20 +32,28 @@ async fn provider_is_ready(stage: &Stage, name: &str) {
 #[tokio::test]
 async fn a_hanging_tenant_delays_no_other_tenants_objects() {
     let stage = Stage::new("hanging").await;
-    stage.control.inject(&Rule::every("app_id", Action::Hang { when: When::BeforeCommit }).tenant(TENANT)).await.expect("accepted");
     let _operator = stage.operator().await;
-    stage.provider().await;
     another_tenant(&stage).await;
+    provider_is_ready(&stage, "other").await;
+    // How long it takes here and now when nothing hangs: the machine may be busy with other tests.
+    let alone = ten_become_ready(&stage, "before").await;
+    stage.control.inject(&Rule::every("app_id", Action::Hang { when: When::BeforeCommit }).tenant(TENANT)).await.expect("accepted");
+    stage.provider().await;
     let names: Vec<String> = (0..60).map(|n| format!("stuck-{n}")).collect();
     join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
     stage.control.wait_for_calls(&CallWait { tenant: Some(TENANT.into()), ..CallWait::received("app_id", 4) }).await.expect("they hang");
-    let since = Instant::now();
-    let well: Vec<String> = (0..10).map(|n| format!("well-{n}")).collect();
-    join_all(well.iter().map(|name| stage.application(name, json!({ "providerRef": { "name": "other" } })))).await;
-    join_all(well.iter().map(|name| stage.ready(name))).await;
-    // Far less than the deadline of a single call to the tenant that hangs.
-    assert!(since.elapsed() < Duration::from_secs(15), "it took {:?}", since.elapsed());
+    let beside = ten_become_ready(&stage, "beside").await;
+    // Far less than the 20 s deadline of a single call to the tenant that hangs would add.
+    assert!(beside < 3 * alone + Duration::from_secs(8), "it took {beside:?}, and {alone:?} without the tenant that hangs");
     assert!(stage.control.applications(TENANT).await.expect("the simulator answers").is_empty(), "the other tenant still hangs");
+}
+
+async fn ten_become_ready(stage: &Stage, prefix: &str) -> Duration {
+    let since = Instant::now();
+    let names: Vec<String> = (0..10).map(|n| format!("{prefix}-{n}")).collect();
+    join_all(names.iter().map(|name| stage.application(name, json!({ "providerRef": { "name": "other" } })))).await;
+    join_all(names.iter().map(|name| stage.ready(name))).await;
+    since.elapsed()
 }
 
 /// Promise 9: in one tenant, with a small budget, a namespace with one object does not wait for one with a hundred.
@@ -73,7 +81,6 @@ async fn a_greedy_namespace_does_not_starve_a_modest_one() {
     let names: Vec<String> = (0..100).map(|n| format!("greedy-{n}")).collect();
     join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
     stage.control.wait_for_calls(&CallWait::answered("app_id.applications.create", 3)).await.expect("the greedy one is at work");
-    let since = Instant::now();
     stage.apply(&elsewhere(stage.application_document("modest", json!({})))).await.expect("accepted");
     let api: kube::Api<AppIdApplication> = kube::Api::namespaced(stage.client.clone(), &modest);
     stage::eventually("the modest object is ready", async || {
@@ -83,8 +90,8 @@ async fn a_greedy_namespace_does_not_starve_a_modest_one() {
     .await;
     let ready = stage.applications().list(&Default::default()).await.expect("the API server answers");
     let ready = ready.iter().filter(|object| condition(object, "Ready") == Some(("True", "Ready"))).count();
-    // A hundred objects cost three calls each, thirty seconds in all; the modest one shares the rate half and half.
-    assert!(since.elapsed() < Duration::from_secs(12), "it took {:?}", since.elapsed());
+    // A hundred objects cost three calls each, thirty seconds in all; the modest one shares the rate half and half. Counted, not timed: the
+    // machine may be busy with other tests.
     assert!(ready < 60, "the modest one did not wait for the others, of which {ready} were through");
     api.delete("modest", &Default::default()).await.expect("accepted");
 }

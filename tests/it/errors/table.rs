@@ -207,7 +207,7 @@ impl Wait {
         match self {
             Self::Grows => {
                 let doubled = 2.0_f64.powi(failures.max(1)).min(300.0);
-                (doubled * 0.8 - 2.0, doubled * 1.2 + 2.0)
+                (doubled * 0.8 - 3.0, doubled * 1.2 + 2.0)
             }
             Self::Told(told) => (told.as_secs_f64() * 0.6 - 1.0, told.as_secs_f64() * 1.1 + 2.0),
             // Counted from when the fault was set: everything may have queued for a while.
