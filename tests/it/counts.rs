@@ -441,7 +441,8 @@ async fn three_thousand_foreign_secrets_cost_no_memory() {
     // What is registered last is seen last: the watch has brought everything by then.
     stage.application("after", json!({})).await;
     stage.ready("after").await;
-    let reads: Vec<String> = ledger.reads();
+    // A watch may be opened anew at any time; what it costs is seen in the memory.
+    let reads: Vec<String> = ledger.reads().into_iter().filter(|read| !read.starts_with("watch ")).collect();
     assert_eq!(reads, ["get secrets"], "the one of the new object");
     let grown = memory_of(&operator).saturating_sub(before);
     assert!(grown < 10 * 1024, "{grown} KiB more for {SECRETS} Secrets while it ran");

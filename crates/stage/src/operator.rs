@@ -140,8 +140,12 @@ impl Operator {
         let mut found = String::new();
         eventually("the operator serves metrics", async || {
             let log = self.log();
-            let address = log.lines().find(|line| line.contains("serving metrics")).and_then(|line| line.split("address=").nth(1));
-            found = address.map(|rest| rest.split_whitespace().next().unwrap_or_default().to_owned()).unwrap_or_default();
+            let address = log.lines().find(|line| line.contains("serving metrics")).and_then(|line| line.split("address").nth(1));
+            // `address=…` in text, `"address":"…"` in JSON.
+            let is_part = |c: char| c.is_ascii_digit() || c == '.' || c == ':';
+            found = address
+                .map(|rest| rest.trim_start_matches(['=', '"', ':']).chars().take_while(|c| is_part(*c)).collect())
+                .unwrap_or_default();
             !found.is_empty()
         })
         .await;
