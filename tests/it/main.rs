@@ -1,6 +1,7 @@
 //! Tests of the operator as a process, on a real control plane, against the simulator.
 
 mod adoption;
+mod canary;
 mod chart;
 mod counts;
 mod crash;
