@@ -68,6 +68,7 @@ impl OperatorOptions {
 pub struct Operator {
     child: Child,
     log: PathBuf,
+    kubeconfig: PathBuf,
     kept: bool,
 }
 
@@ -100,7 +101,7 @@ impl Operator {
         if !options.all_namespaces {
             command.args(["--watch-namespaces", &options.watch_namespaces.join(",")]);
         }
-        Ok(Self { child: command.spawn()?, log, kept: false })
+        Ok(Self { child: command.spawn()?, log, kubeconfig: kubeconfig.to_owned(), kept: false })
     }
 
     /// Process id.
@@ -111,6 +112,14 @@ impl Operator {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the operator runs")
+    }
+
+    /// The token of its ServiceAccount.
+    #[must_use]
+    pub fn token(&self) -> String {
+        let text = std::fs::read_to_string(&self.kubeconfig).unwrap_or_default();
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
+        words.filter(|word| word.starts_with("eyJ")).max_by_key(|word| word.len()).unwrap_or_default().to_owned()
     }
 
     /// The most memory it ever had in RAM, in bytes (`VmHWM`).
@@ -141,11 +150,10 @@ impl Operator {
         eventually("the operator serves metrics", async || {
             let log = self.log();
             let address = log.lines().find(|line| line.contains("serving metrics")).and_then(|line| line.split("address").nth(1));
-            // `address=…` in text, `"address":"…"` in JSON.
+            // In text `address=…`, in JSON `"address":"…"`.
             let is_part = |c: char| c.is_ascii_digit() || c == '.' || c == ':';
-            found = address
-                .map(|rest| rest.trim_start_matches(['=', '"', ':']).chars().take_while(|c| is_part(*c)).collect())
-                .unwrap_or_default();
+            let rest = address.unwrap_or_default().trim_start_matches(['=', '"', ':']);
+            found = rest.chars().take_while(|c| is_part(*c)).collect();
             !found.is_empty()
         })
         .await;
