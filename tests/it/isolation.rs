@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cloud_identity_operator::api::AppIdApplication;
 use futures::future::join_all;
-use identity_simulator::{Action, CallWait, Rule, When};
+use identity_simulator::{Action, CallWait, Rule, When, switches::RetryAfter};
 use serde_json::json;
 use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, provider_condition, seed, status_written_at};
 
@@ -127,6 +127,32 @@ async fn a_rate_limit_pauses_the_whole_tenant() {
     assert!(paused.elapsed() >= Duration::from_secs(3), "the pause was kept: {:?}", calls.first().map(|call| call.time));
 }
 
+/// The simulator's own limit, which blocks for as long as it says, is met once and not again and again.
+/// Traps: T28.
+#[tokio::test]
+async fn a_limit_that_is_met_is_not_met_again_and_again() {
+    let stage = Stage::new("limit").await;
+    let mut settings = stage.control.settings().await.expect("the simulator answers");
+    (settings.management_calls_per_second, settings.block_milliseconds) = (12, 4000);
+    stage.control.set_settings(&settings).await.expect("set");
+    let switches = identity_simulator::Switches { retry_after: RetryAfter::Seconds, ..Default::default() };
+    stage.control.set_switches(&switches).await.expect("set");
+    let _operator = stage.operator().await;
+    let mut document = stage.provider_document(PROVIDER);
+    merge(&mut document, json!({ "spec": { "budget": { "requestsPerSecond": 20, "concurrency": 4 } } }));
+    stage.apply(&document).await.expect("the provider is accepted");
+    let names: Vec<String> = (0..20).map(|n| format!("app-{n}")).collect();
+    join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
+    join_all(names.iter().map(|name| stage.ready(name))).await;
+    let calls = stage.control.journal().await.expect("the simulator answers");
+    let limited = calls.iter().filter(|call| call.status == Some(429)).count();
+    // Each block meets what is in flight at that moment, at most four calls; twenty objects need forty calls, four blocks.
+    assert!(limited <= 40, "{limited} calls into a closed door");
+    assert_eq!(stage.registered().await.len(), 20);
+    let created = stage.control.calls().await.expect("the simulator answers").of("app_id.applications.create").committed;
+    assert_eq!(created, 20, "and none twice");
+}
+
 /// A failing object is asked about at growing intervals, never in a loop, and a change of its spec is tried at once.
 /// Traps: T28, T29, T30.
 #[tokio::test]
@@ -169,10 +195,6 @@ async fn a_failing_object_is_tried_at_growing_intervals_and_at_once_when_it_chan
 #[tokio::test]
 async fn fifty_applications_share_one_token_and_cost_the_same_each() {
     let stage = Stage::new("fifty").await;
-    let mut settings = stage.control.settings().await.expect("the simulator answers");
-    // What is counted is what we do, not what a limit makes us repeat.
-    settings.management_calls_per_second = 0;
-    stage.control.set_settings(&settings).await.expect("set");
     let _operator = stage.operator().await;
     stage.provider().await;
     provider_is_ready(&stage, PROVIDER).await;
