@@ -7,7 +7,7 @@ SHELL := /bin/bash
 include hack/control-plane.mk
 
 # Tests mostly wait for servers: more of them than cores run at once.
-TEST_THREADS ?= 8
+TEST_THREADS ?= 6
 
 .PHONY: help
 help: ## List the targets

@@ -89,6 +89,7 @@ impl Kind for Applications {
         let now = Timestamp::now();
         let mut survey = Survey::of(context, &object, now);
         context.memory.take_woken(&survey.uid);
+        context.memory.take_up(&survey.uid, request(&object));
         let subject = Subject::of(KIND, &*object);
         let shape = shape_of(&object);
         let (secret, secret_version) = look_at_secret(context, &object, &subject, &shape, &mut survey, now).await?;
@@ -202,7 +203,8 @@ impl Survey {
             provider_changed: status.client_id.is_some()
                 && context.directory.version(&provider).is_some_and(|version| status.provider_version.as_ref() != Some(&version)),
             // A working object has nothing to gain from a dependency that changed; what it leads to is compared anyway.
-            woken: context.memory.is_woken(&uid) && (status.client_id.is_none() || status.next_action_at.is_some()),
+            woken: (context.memory.is_woken(&uid) && (status.client_id.is_none() || status.next_action_at.is_some()))
+                || request(object).is_some_and(|request| !context.memory.is_taken_up(&uid, request)),
             drift_check_due,
             secret_changed: seen != status.secret_version,
             secret_damaged: false,
@@ -379,6 +381,17 @@ fn desired(object: &AppIdApplication) -> Desired {
             .map(|scope| scope.trim().to_owned())
             .collect(),
     }
+}
+
+/// What a person asks for by annotation, while it is still to be done: an annotation does not change the generation.
+fn request(object: &AppIdApplication) -> Option<&str> {
+    let text = object.annotations().get(mark::REMOVE_SCOPE)?;
+    let (desired, added) = (desired(object), &object.status.as_ref()?.added.scopes);
+    let is_open = desired
+        .removable_scopes
+        .iter()
+        .any(|scope| added.contains(scope) && desired.scopes.as_ref().is_some_and(|wanted| !wanted.contains(scope)));
+    is_open.then_some(text)
 }
 
 fn kind_of(application_type: ApplicationType) -> ApplicationKind {

@@ -82,6 +82,7 @@ struct Remembered {
     checked_at: Option<Timestamp>,
     repairs: Vec<Timestamp>,
     woken: bool,
+    request: Option<String>,
     wrote: Option<(u64, Instant)>,
     cluster_failures: u32,
 }
@@ -115,6 +116,19 @@ impl Memory {
     /// Something the object depends on has changed.
     pub fn wake(&self, uid: &str) {
         self.with(uid, |remembered| remembered.woken = true);
+    }
+
+    /// Whether a person's request on the object was taken up in this process.
+    #[must_use]
+    pub fn is_taken_up(&self, uid: &str, request: &str) -> bool {
+        self.0.lock().get(uid).is_some_and(|remembered| remembered.request.as_deref() == Some(request))
+    }
+
+    /// A person's request on the object, if there is one, is taken up now.
+    pub fn take_up(&self, uid: &str, request: Option<&str>) {
+        if request.is_some() {
+            self.with(uid, |remembered| remembered.request = request.map(ToOwned::to_owned));
+        }
     }
 
     /// Whether something the object depends on has changed since this was last asked; asking answers it.

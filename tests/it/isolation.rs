@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cloud_identity_operator::api::AppIdApplication;
 use futures::future::join_all;
-use identity_simulator::{Action, CallWait, Rule, When};
+use identity_simulator::{Action, CallWait, Rule, When, switches::RetryAfter};
 use serde_json::json;
 use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, provider_condition, seed, status_written_at};
 
@@ -32,20 +32,28 @@ async fn provider_is_ready(stage: &Stage, name: &str) {
 #[tokio::test]
 async fn a_hanging_tenant_delays_no_other_tenants_objects() {
     let stage = Stage::new("hanging").await;
-    stage.control.inject(&Rule::every("app_id", Action::Hang { when: When::BeforeCommit }).tenant(TENANT)).await.expect("accepted");
     let _operator = stage.operator().await;
-    stage.provider().await;
     another_tenant(&stage).await;
+    provider_is_ready(&stage, "other").await;
+    // How long it takes here and now when nothing hangs: the machine may be busy with other tests.
+    let alone = ten_become_ready(&stage, "before").await;
+    stage.control.inject(&Rule::every("app_id", Action::Hang { when: When::BeforeCommit }).tenant(TENANT)).await.expect("accepted");
+    stage.provider().await;
     let names: Vec<String> = (0..60).map(|n| format!("stuck-{n}")).collect();
     join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
     stage.control.wait_for_calls(&CallWait { tenant: Some(TENANT.into()), ..CallWait::received("app_id", 4) }).await.expect("they hang");
-    let since = Instant::now();
-    let well: Vec<String> = (0..10).map(|n| format!("well-{n}")).collect();
-    join_all(well.iter().map(|name| stage.application(name, json!({ "providerRef": { "name": "other" } })))).await;
-    join_all(well.iter().map(|name| stage.ready(name))).await;
-    // Far less than the deadline of a single call to the tenant that hangs.
-    assert!(since.elapsed() < Duration::from_secs(15), "it took {:?}", since.elapsed());
+    let beside = ten_become_ready(&stage, "beside").await;
+    // Far less than the 20 s deadline of a single call to the tenant that hangs would add.
+    assert!(beside < 3 * alone + Duration::from_secs(8), "it took {beside:?}, and {alone:?} without the tenant that hangs");
     assert!(stage.control.applications(TENANT).await.expect("the simulator answers").is_empty(), "the other tenant still hangs");
+}
+
+async fn ten_become_ready(stage: &Stage, prefix: &str) -> Duration {
+    let since = Instant::now();
+    let names: Vec<String> = (0..10).map(|n| format!("{prefix}-{n}")).collect();
+    join_all(names.iter().map(|name| stage.application(name, json!({ "providerRef": { "name": "other" } })))).await;
+    join_all(names.iter().map(|name| stage.ready(name))).await;
+    since.elapsed()
 }
 
 /// Promise 9: in one tenant, with a small budget, a namespace with one object does not wait for one with a hundred.
@@ -73,7 +81,6 @@ async fn a_greedy_namespace_does_not_starve_a_modest_one() {
     let names: Vec<String> = (0..100).map(|n| format!("greedy-{n}")).collect();
     join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
     stage.control.wait_for_calls(&CallWait::answered("app_id.applications.create", 3)).await.expect("the greedy one is at work");
-    let since = Instant::now();
     stage.apply(&elsewhere(stage.application_document("modest", json!({})))).await.expect("accepted");
     let api: kube::Api<AppIdApplication> = kube::Api::namespaced(stage.client.clone(), &modest);
     stage::eventually("the modest object is ready", async || {
@@ -83,8 +90,8 @@ async fn a_greedy_namespace_does_not_starve_a_modest_one() {
     .await;
     let ready = stage.applications().list(&Default::default()).await.expect("the API server answers");
     let ready = ready.iter().filter(|object| condition(object, "Ready") == Some(("True", "Ready"))).count();
-    // A hundred objects cost three calls each, thirty seconds in all; the modest one shares the rate half and half.
-    assert!(since.elapsed() < Duration::from_secs(12), "it took {:?}", since.elapsed());
+    // A hundred objects cost three calls each, thirty seconds in all; the modest one shares the rate half and half. Counted, not timed: the
+    // machine may be busy with other tests.
     assert!(ready < 60, "the modest one did not wait for the others, of which {ready} were through");
     api.delete("modest", &Default::default()).await.expect("accepted");
 }
@@ -118,6 +125,33 @@ async fn a_rate_limit_pauses_the_whole_tenant() {
     stage.ready("first").await;
     let calls = stage.control.journal().await.expect("the simulator answers");
     assert!(paused.elapsed() >= Duration::from_secs(3), "the pause was kept: {:?}", calls.first().map(|call| call.time));
+}
+
+/// The simulator's own limit, which blocks for as long as it says, is met once and not again and again.
+/// Traps: T28.
+#[tokio::test]
+async fn a_limit_that_is_met_is_not_met_again_and_again() {
+    let stage = Stage::new("limit").await;
+    let mut settings = stage.control.settings().await.expect("the simulator answers");
+    (settings.management_calls_per_second, settings.block_milliseconds) = (12, 2000);
+    stage.control.set_settings(&settings).await.expect("set");
+    let switches = identity_simulator::Switches { retry_after: RetryAfter::Seconds, ..Default::default() };
+    stage.control.set_switches(&switches).await.expect("set");
+    let _operator = stage.operator().await;
+    let mut document = stage.provider_document(PROVIDER);
+    merge(&mut document, json!({ "spec": { "budget": { "requestsPerSecond": 20, "concurrency": 4 } } }));
+    stage.apply(&document).await.expect("the provider is accepted");
+    let names: Vec<String> = (0..10).map(|n| format!("app-{n}")).collect();
+    join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
+    join_all(names.iter().map(|name| stage.ready(name))).await;
+    let calls = stage.control.journal().await.expect("the simulator answers");
+    let limited = calls.iter().filter(|call| call.status == Some(429)).count();
+    // Each block meets what is in flight at that moment, at most four calls; what was cut short begins with a look, so that ten objects
+    // need about sixty calls, five blocks.
+    assert!(limited <= 20, "{limited} calls into a closed door");
+    assert_eq!(stage.registered().await.len(), 10);
+    let created = stage.control.calls().await.expect("the simulator answers").of("app_id.applications.create").committed;
+    assert_eq!(created, 10, "and none twice");
 }
 
 /// A failing object is asked about at growing intervals, never in a loop, and a change of its spec is tried at once.
@@ -162,13 +196,13 @@ async fn a_failing_object_is_tried_at_growing_intervals_and_at_once_when_it_chan
 #[tokio::test]
 async fn fifty_applications_share_one_token_and_cost_the_same_each() {
     let stage = Stage::new("fifty").await;
-    let mut settings = stage.control.settings().await.expect("the simulator answers");
-    // What is counted is what we do, not what a limit makes us repeat.
-    settings.management_calls_per_second = 0;
-    stage.control.set_settings(&settings).await.expect("set");
     let _operator = stage.operator().await;
     stage.provider().await;
     provider_is_ready(&stage, PROVIDER).await;
+    // The budget of the stage's provider is above the service's limit: here every call counts, and none is to be refused.
+    let settings = stage.control.settings().await.expect("the simulator answers");
+    let unlimited = identity_simulator::Settings { management_calls_per_second: 0, authorization_calls_per_second: 0, ..settings };
+    stage.control.set_settings(&unlimited).await.expect("set");
     stage.control.clear_journal().await.expect("cleared");
     let mut costs = Vec::new();
     for round in 0..2 {

@@ -11,6 +11,8 @@ mod first;
 mod generated;
 mod isolation;
 mod laptop;
+mod ownership;
+mod permits;
 mod restore;
 mod sdk;
 mod secrets;

@@ -182,6 +182,10 @@ async fn a_display_name_that_is_taken_leaves_a_working_credential() {
     let theirs = stage.control.add_application(TENANT, &theirs).await.expect("made");
     let _operator = stage.operator().await;
     stage.provider().await;
+    // A provider that becomes ready has everything that failed tried again; here it is ready before.
+    stage
+        .provider_where(stage::PROVIDER, "is ready", |provider| stage::provider_condition(provider, "Ready") == Some(("True", "Ready")))
+        .await;
     stage.application("storefront", json!({ "scopes": ["read"] })).await;
     let object = stage.reason("storefront", "RenameFailed").await;
     assert_eq!(condition(&object, "Ready").map(|(status, _)| status), Some("False"));

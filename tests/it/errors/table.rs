@@ -206,13 +206,14 @@ impl Wait {
         match self {
             Self::Grows => {
                 let doubled = 2.0_f64.powi(failures.max(1)).min(300.0);
-                (doubled * 0.8 - 1.0, doubled * 1.2 + 2.0)
+                (doubled * 0.8 - 3.0, doubled * 1.2 + 2.0)
             }
-            Self::Told(told) => (told.as_secs_f64() * 0.6, told.as_secs_f64() * 1.1 + 2.0),
+            Self::Told(told) => (told.as_secs_f64() * 0.6 - 2.0, told.as_secs_f64() * 1.1 + 2.0),
             // Counted from when the fault was set: everything may have queued for a while.
             Self::Dated => (-1.0, DATED.as_secs_f64() * 1.1 + 2.0),
-            Self::Block => (28.0, 35.0),
-            Self::Refused => (24.0 * 60.0 - 1.0, 36.0 * 60.0 + 2.0),
+            // Counted from the refusal, which up to two seconds later is shared by whoever asks for the same token.
+            Self::Block => (25.0, 35.0),
+            Self::Refused => (24.0 * 60.0 - 2.0, 36.0 * 60.0 + 2.0),
         }
     }
 }

@@ -1,0 +1,148 @@
+//! A `ClusterIdentityProvider` lets a namespace do what it lists, and nothing else.
+
+use std::time::Duration;
+
+use identity_simulator::{ApplicationSeed, RoleSeed};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use stage::{Operator, OperatorOptions, Stage, TENANT, condition};
+
+/// Long enough to see that something does not happen: a pass takes a few milliseconds.
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// A stage whose applications use a cluster provider. The credential lies in another namespace, the operator's own.
+struct Shared {
+    stage: Stage,
+    _operator: Operator,
+    home: String,
+    provider: String,
+}
+
+impl Shared {
+    async fn new(prefix: &str, spec: Value) -> Self {
+        let mut stage = Stage::new(prefix).await;
+        // What `Stage` made lies in the operator's namespace; the applications live in a fresh one.
+        let home = std::mem::replace(&mut stage.namespace, stage.control_plane.create_namespace(prefix).await.expect("made"));
+        let shared_by = format!("{home}-shared");
+        let options = OperatorOptions {
+            namespace: home.clone(),
+            watch_namespaces: vec![stage.namespace.clone()],
+            drift_interval: "2s".into(),
+            ..OperatorOptions::default()
+        };
+        let operator = stage.operator_with(options).await;
+        let shared = Self { stage, _operator: operator, home, provider: shared_by };
+        shared.provide(spec).await;
+        shared
+    }
+
+    /// Makes or changes the provider; `spec` is merged over the connection.
+    async fn provide(&self, spec: Value) {
+        let mut document = self.stage.provider_document(&self.provider);
+        document["kind"] = json!("ClusterIdentityProvider");
+        document["metadata"] = json!({ "name": self.provider });
+        stage::merge(&mut document["spec"], spec);
+        self.stage.apply(&document).await.expect("the provider is accepted");
+    }
+
+    async fn application(&self, name: &str, spec: Value) {
+        let mut whole = json!({ "providerRef": { "kind": "ClusterIdentityProvider", "name": self.provider } });
+        stage::merge(&mut whole, spec);
+        self.stage.application(name, whole).await;
+    }
+
+    /// Calls that are made for an application; those that look after the provider itself are left out.
+    async fn calls(&self) -> u64 {
+        let counts = self.stage.control.calls().await.expect("the simulator answers");
+        ["applications.create", "applications.get", "applications.update", "applications.delete", "roles", "redirect_uris", "token"]
+            .map(|operation| counts.of(&format!("app_id.{operation}")).received)
+            .iter()
+            .sum()
+    }
+
+    async fn end(self) {
+        let resource = kube::core::ApiResource::erase::<cloud_identity_operator::api::ClusterIdentityProvider>(&());
+        let providers: Api<kube::core::DynamicObject> = Api::all_with(self.stage.client.clone(), &resource);
+        providers.delete(&self.provider, &DeleteParams::default()).await.expect("deleted");
+    }
+
+    async fn label(&self, value: Value) {
+        let namespaces: Api<Namespace> = Api::all(self.stage.client.clone());
+        let patch = Patch::Merge(json!({ "metadata": { "labels": { "tenant": value } } }));
+        namespaces.patch(&self.stage.namespace, &PatchParams::default(), &patch).await.expect("labelled");
+    }
+}
+
+/// Promises 4 and 10: adoption, roles and redirect URIs are closed unless the provider lists them, before any remote call.
+///
+/// Traps: T51.
+#[tokio::test]
+async fn what_a_cluster_provider_does_not_permit_is_refused_before_any_remote_call() {
+    let shared = Shared::new("permits", json!({ "allowedNamespaces": { "from": "All" } })).await;
+    let stage = &shared.stage;
+    shared.application("plain", json!({})).await;
+    stage.ready("plain").await;
+    stage.delete("plain").await;
+    let theirs = stage
+        .control
+        .add_application(TENANT, &ApplicationSeed { name: "legacy".into(), ..ApplicationSeed::default() })
+        .await
+        .expect("added");
+    stage.control.add_role(TENANT, &RoleSeed { name: "shopper".into(), ..RoleSeed::default() }).await.expect("added");
+    let calls = shared.calls().await;
+    let wishes = [
+        ("adopts", json!({ "adopt": { "clientId": theirs.client_id } })),
+        ("roles", json!({ "roles": ["shopper"] })),
+        ("redirects", json!({ "redirectUris": ["https://shop.example.com/callback"] })),
+    ];
+    for (name, wish) in &wishes {
+        shared.application(name, wish.clone()).await;
+        let refused = stage.reason(name, "NotPermitted").await;
+        assert_eq!(condition(&refused, "Ready").map(|(status, _)| status), Some("False"), "{name}");
+    }
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!(shared.calls().await, calls, "nothing was asked of the service");
+    let permits = json!({ "adoption": true, "roles": ["shopper"], "redirectUriPrefixes": ["https://shop.example.com"] });
+    shared.provide(json!({ "allowedNamespaces": { "from": "All" }, "permits": permits })).await;
+    for (name, _) in &wishes {
+        stage.ready(name).await;
+    }
+    shared.application("elsewhere", json!({ "redirectUris": ["https://shop.example.com.evil.example/callback"] })).await;
+    stage.reason("elsewhere", "NotPermitted").await;
+    for name in ["adopts", "roles", "redirects", "elsewhere"] {
+        stage.delete(name).await;
+    }
+    shared.end().await;
+}
+
+/// Promises 4 and 7: a namespace is allowed by name, by label or with all others; one that no longer is keeps its Secrets and can still delete.
+///
+/// Traps: T16, T18, T51.
+#[tokio::test]
+async fn a_namespace_that_is_no_longer_allowed_keeps_its_secret_and_can_still_delete() {
+    let shared = Shared::new("allowed", json!({})).await;
+    let stage = &shared.stage;
+    shared.application("storefront", json!({})).await;
+    stage.reason("storefront", "NamespaceNotAllowed").await;
+    assert_eq!(shared.calls().await, 0, "closed by default");
+    shared.provide(json!({ "allowedNamespaces": { "from": "Listed", "names": ["another", shared.home] } })).await;
+    shared.application("storefront", json!({ "displayName": "second look" })).await;
+    stage.reason("storefront", "NamespaceNotAllowed").await;
+    shared.provide(json!({ "allowedNamespaces": { "from": "Selected", "selector": { "matchLabels": { "tenant": "shop" } } } })).await;
+    shared.label(json!("shop")).await;
+    stage.ready("storefront").await;
+    let values = stage.secret_values("storefront").await.expect("published");
+    shared.label(Value::Null).await;
+    stage.reason("storefront", "NamespaceNotAllowed").await;
+    let calls = shared.calls().await;
+    tokio::time::sleep(WINDOW * 2).await;
+    assert_eq!(shared.calls().await, calls, "no drift check any more");
+    assert_eq!(stage.secret_values("storefront").await, Some(values), "the Secret stays");
+    stage.delete("storefront").await;
+    assert_eq!(stage.registered().await, [], "deletion still works");
+    shared.end().await;
+}
