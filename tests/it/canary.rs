@@ -27,11 +27,10 @@ impl Forbidden {
 
     fn search(&self, place: &str, text: &str) -> Vec<String> {
         let hits = self.0.iter().filter(|forbidden| text.contains(forbidden.as_str()));
+        // What is told names the place alone: a failing test must not print what it looks for.
         hits.map(|forbidden| {
-            let line = text.lines().find(|line| line.contains(forbidden.as_str())).unwrap_or_default();
-            let at = line.find(forbidden.as_str()).unwrap_or_default();
-            let from = line.floor_char_boundary(at.saturating_sub(120));
-            format!("{place}: {forbidden:?} behind {:?}", &line[from..at])
+            let line = text.lines().position(|line| line.contains(forbidden.as_str())).unwrap_or_default();
+            format!("{place}: a text of {} characters in line {}", forbidden.len(), line + 1)
         })
         .collect()
     }
@@ -188,6 +187,6 @@ async fn no_secret_shows_up_anywhere_while_the_log_is_text_at_trace_level() {
 /// The same with a log for programs.
 /// Traps: T50.
 #[tokio::test]
-async fn no_secret_shows_up_anywhere_while_the_log_is_json_at_trace_level() {
+async fn no_secret_shows_in_log_event_status_metric_or_process_whatever_the_service_says() {
     no_secret_leaks("json").await;
 }
