@@ -133,7 +133,7 @@ async fn a_rate_limit_pauses_the_whole_tenant() {
 async fn a_limit_that_is_met_is_not_met_again_and_again() {
     let stage = Stage::new("limit").await;
     let mut settings = stage.control.settings().await.expect("the simulator answers");
-    (settings.management_calls_per_second, settings.block_milliseconds) = (12, 4000);
+    (settings.management_calls_per_second, settings.block_milliseconds) = (12, 2000);
     stage.control.set_settings(&settings).await.expect("set");
     let switches = identity_simulator::Switches { retry_after: RetryAfter::Seconds, ..Default::default() };
     stage.control.set_switches(&switches).await.expect("set");
@@ -141,16 +141,17 @@ async fn a_limit_that_is_met_is_not_met_again_and_again() {
     let mut document = stage.provider_document(PROVIDER);
     merge(&mut document, json!({ "spec": { "budget": { "requestsPerSecond": 20, "concurrency": 4 } } }));
     stage.apply(&document).await.expect("the provider is accepted");
-    let names: Vec<String> = (0..20).map(|n| format!("app-{n}")).collect();
+    let names: Vec<String> = (0..10).map(|n| format!("app-{n}")).collect();
     join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
     join_all(names.iter().map(|name| stage.ready(name))).await;
     let calls = stage.control.journal().await.expect("the simulator answers");
     let limited = calls.iter().filter(|call| call.status == Some(429)).count();
-    // Each block meets what is in flight at that moment, at most four calls; twenty objects need forty calls, four blocks.
-    assert!(limited <= 40, "{limited} calls into a closed door");
-    assert_eq!(stage.registered().await.len(), 20);
+    // Each block meets what is in flight at that moment, at most four calls; what was cut short begins with a look, so that ten objects
+    // need about sixty calls, five blocks.
+    assert!(limited <= 20, "{limited} calls into a closed door");
+    assert_eq!(stage.registered().await.len(), 10);
     let created = stage.control.calls().await.expect("the simulator answers").of("app_id.applications.create").committed;
-    assert_eq!(created, 20, "and none twice");
+    assert_eq!(created, 10, "and none twice");
 }
 
 /// A failing object is asked about at growing intervals, never in a loop, and a change of its spec is tried at once.
