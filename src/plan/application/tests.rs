@@ -3,7 +3,22 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    super::{Problem, permit::Permits},
+    *,
+};
+use crate::{
+    model::{
+        Application, ApplicationKind, Class, ClientId, Desired, ExposeSecret, Failure, ProvisionalName, RoleCatalogue, SecretText,
+        TenantIdentity,
+    },
+    reasons::Reason,
+};
 
 const TENANT: &str = "tenant";
 const DISPLAY_NAME: &str = "storefront";

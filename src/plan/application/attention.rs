@@ -1,0 +1,116 @@
+//! Whether an object is looked at, how closely, and what is in the way: from the cluster alone.
+
+use jiff::Timestamp;
+
+use super::{
+    super::{Problem, permit},
+    ProviderView, SecretView, World,
+};
+use crate::reasons::Reason;
+
+/// How much attention an object needs in this pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Attention {
+    /// Everything is as it was left.
+    Nothing,
+    /// Only what can be seen in the cluster is looked at.
+    Local,
+    /// The service is asked too.
+    Full,
+}
+
+/// What could call for attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Triggers {
+    /// The object is being deleted.
+    pub deleting: bool,
+    /// The spec is newer than the status.
+    pub spec_changed: bool,
+    /// The provider object is another, or its spec is newer, than at the last complete pass.
+    pub provider_changed: bool,
+    /// A dependency changed while the process ran (credential, provider, heir).
+    pub woken: bool,
+    /// A drift check is due.
+    pub drift_check_due: bool,
+    /// The Secret is not the version that was last seen.
+    pub secret_changed: bool,
+    /// And it no longer is what was applied.
+    pub secret_damaged: bool,
+    /// The last pass failed at the service.
+    pub failed: bool,
+    /// The last pass left something to do later, and when.
+    pub next_action_at: Option<Timestamp>,
+}
+
+/// How much attention an object needs.
+#[must_use]
+pub fn attention(triggers: &Triggers, has_obstacle: bool, now: Timestamp) -> Attention {
+    let due = triggers.next_action_at.is_some_and(|at| at <= now);
+    if triggers.deleting || triggers.spec_changed || triggers.provider_changed || triggers.woken {
+        return Attention::Full;
+    }
+    if triggers.failed && !due {
+        return if triggers.secret_changed && !triggers.secret_damaged { Attention::Local } else { Attention::Nothing };
+    }
+    // A local obstacle leaves `next_action_at` without a failure: as soon as the obstacle is gone, all is looked at.
+    let obstacle_cleared = triggers.next_action_at.is_some() && !triggers.failed && !has_obstacle;
+    if due || obstacle_cleared || triggers.drift_check_due || triggers.secret_damaged {
+        Attention::Full
+    } else if triggers.secret_changed || has_obstacle {
+        Attention::Local
+    } else {
+        Attention::Nothing
+    }
+}
+
+/// What keeps the object from being worked on, seen from the cluster alone.
+#[must_use]
+pub fn obstacle(world: &World) -> Option<Problem> {
+    let desired = &world.desired;
+    if desired.suspended {
+        return Some(Problem::new(Reason::Suspended, "the object is suspended (spec.suspend)"));
+    }
+    if let Some(flaw) = &world.flaw {
+        return Some(flaw.clone());
+    }
+    let (tenant, allowed, permits) = match &world.provider {
+        ProviderView::Unusable(problem) => return Some(problem.clone()),
+        ProviderView::Usable { tenant, namespace_is_allowed, permits } => (tenant, *namespace_is_allowed, permits),
+    };
+    if !allowed {
+        return Some(Problem::new(
+            Reason::NamespaceNotAllowed,
+            "the ClusterIdentityProvider does not allow this namespace (allowedNamespaces)",
+        ));
+    }
+    if let Some(recorded) = world.recorded.tenant.as_ref().filter(|recorded| *recorded != tenant) {
+        return Some(Problem::new(
+            Reason::ProviderIdentityChanged,
+            format!(
+                "the registration lives in tenant {recorded}, but the provider now leads to {tenant}: lead it back, or delete this object"
+            ),
+        ));
+    }
+    if let Some(violation) = permits.as_ref().and_then(|permits| permit::violation(desired, world.recorded.client_id.is_none(), permits)) {
+        return Some(violation);
+    }
+    if let Some(rival) = &world.secret_rival {
+        return Some(Problem::new(
+            Reason::SecretConflict,
+            format!("the Secret's name is also claimed by {rival}, which comes first: choose another secret.name"),
+        ));
+    }
+    match &world.secret {
+        SecretView::Ours { is_intact: false, .. } if world.contested_until.is_some() => {
+            Some(Problem::new(Reason::Contested, "something else keeps changing the Secret; it is put back at growing intervals"))
+        }
+        SecretView::Foreign { whose } => Some(Problem::new(
+            Reason::SecretConflict,
+            format!("a Secret of that name exists and belongs to {whose}; it is left as it is: choose another secret.name, or remove it"),
+        )),
+        SecretView::Immutable => {
+            Some(Problem::new(Reason::SecretImmutable, "the Secret was made immutable; it is never deleted and re-created by the operator"))
+        }
+        _ => None,
+    }
+}

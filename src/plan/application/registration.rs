@@ -1,0 +1,103 @@
+//! No registration is recorded: find the one that is ours, or make it.
+
+use jiff::Timestamp;
+
+use super::{ABSENCE_SPACING, Claim, Holding, SecretView, Sight, Stage, Step, World, later, maintenance::missing_roles};
+use crate::model::{Application, ClientId, ExposeSecret};
+
+/// No registration is recorded: find the one that is ours, or make it.
+pub(super) fn register(world: &World, now: Timestamp) -> Option<Step> {
+    match &world.secret {
+        SecretView::Ours { client_id: Some(id), .. } if !world.remote.deregistered.contains(id) => {
+            let wants_it = world.desired.adopt.as_ref() == Some(id) && !world.held_elsewhere.contains_key(id);
+            return match &world.remote.sight {
+                Sight::Present(application) if is_proven(world, application) => Some(Step::Hold(id.clone(), Holding::Recovered)),
+                // A pass that ended right after it took over a former object's Secret.
+                Sight::Present(application) if wants_it && fits(world, application) => take_over(world, id, Holding::Adopted),
+                Sight::Present(_) => None,
+                sight => gone_or_step(world, sight, id, now),
+            };
+        }
+        SecretView::Leftover { client_id: Some(id), .. } if !world.held_elsewhere.contains_key(id) => {
+            let wants_it = world.desired.adopt.as_ref() == Some(id);
+            return match &world.remote.sight {
+                Sight::Unseen => Some(Step::Look(id.clone())),
+                Sight::NotFound => Some(Step::ConfirmAbsence(id.clone())),
+                Sight::Present(application) if is_proven(world, application) => take_over(world, id, Holding::Readopted),
+                Sight::Present(application) if wants_it && fits(world, application) => take_over(world, id, Holding::Adopted),
+                Sight::Present(_) | Sight::Absent => None,
+            };
+        }
+        SecretView::Leftover { .. } => return None,
+        _ => {}
+    }
+    if let Some(id) = &world.desired.adopt {
+        if world.held_elsewhere.contains_key(id) {
+            return None;
+        }
+        return match &world.remote.sight {
+            Sight::Unseen => Some(Step::Look(id.clone())),
+            Sight::NotFound => Some(Step::ConfirmAbsence(id.clone())),
+            Sight::Present(application) if fits(world, application) => take_over(world, id, Holding::Adopted),
+            Sight::Present(_) | Sight::Absent => None,
+        };
+    }
+    let wants_roles = world.desired.roles.as_ref().is_some_and(|roles| !roles.is_empty());
+    if wants_roles && world.remote.catalogue.is_none() {
+        return (!world.has_trouble(Stage::Roles)).then_some(Step::ReadCatalogue);
+    }
+    if !missing_roles(world).is_empty() {
+        return None;
+    }
+    if world.stored.client_id.is_some() {
+        // The former registration is gone. As long as status names it, a crash after the next one would leave that unnoticed.
+        return Some(Step::Record);
+    }
+    match world.claim {
+        Claim::Absent | Claim::Unmarked => Some(Step::Claim),
+        Claim::Before if world.remote.namesakes.is_none() => Some(Step::FindNamesakes),
+        _ if !world.remote.registration_was_sent => Some(Step::Register),
+        _ => None,
+    }
+}
+
+pub(super) fn take_over(world: &World, id: &ClientId, holding: Holding) -> Option<Step> {
+    Some(match (&world.claim, &world.secret) {
+        (Claim::Absent | Claim::Unmarked, _) => Step::Claim,
+        (_, SecretView::Leftover { .. }) => Step::TakeOverSecret(id.clone(), holding),
+        _ => Step::Hold(id.clone(), holding),
+    })
+}
+
+/// Whether an application that only a Secret names is ours: it still bears our provisional name, or the Secret holds its secret.
+///
+/// Client ids are public and annotations can be forged; a client secret is neither.
+pub(super) fn is_proven(world: &World, application: &Application) -> bool {
+    if world.held_elsewhere.contains_key(&application.client_id) {
+        return false;
+    }
+    let (held, bears_our_name) = match &world.secret {
+        SecretView::Ours { held, .. } => (held, application.name == world.provisional.as_str()),
+        SecretView::Leftover { held, .. } => (held, false),
+        _ => return false,
+    };
+    let same_secret = matches!((held, &application.secret), (Some(held), Some(shown)) if held.expose_secret() == shown.expose_secret());
+    bears_our_name || (same_secret && fits(world, application))
+}
+
+pub(super) fn fits(world: &World, application: &Application) -> bool {
+    application.kind.is_none_or(|kind| kind == world.desired.kind)
+}
+
+/// Two looks, apart, each confirmed by a list: only then is an application gone.
+pub(super) fn gone_or_step(world: &World, sight: &Sight, id: &ClientId, now: Timestamp) -> Option<Step> {
+    match sight {
+        Sight::Unseen => Some(Step::Look(id.clone())),
+        Sight::NotFound => Some(Step::ConfirmAbsence(id.clone())),
+        Sight::Absent => {
+            let long_enough = world.recorded.missing_since.is_some_and(|since| now >= later(since, ABSENCE_SPACING));
+            (long_enough && !world.recorded.adopted).then(|| Step::Forget(id.clone()))
+        }
+        Sight::Present(_) => None,
+    }
+}
