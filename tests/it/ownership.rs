@@ -240,7 +240,7 @@ async fn a_suspended_object_makes_no_call_and_no_write_and_catches_up_later() {
     let suspended = stage.reason("storefront", "Suspended").await;
     assert_eq!(condition(&suspended, "Ready").map(|(status, _)| status), Some("True"));
     let (calls, mark) = (stage.all_calls().await, stage.mark());
-    stage.patch_secret("storefront", json!({ "stringData": { "secret": "edited" } })).await;
+    stage.patch_secret("storefront", json!({ "stringData": { "secret": "cafec0de-edited" } })).await;
     let edit = ApplicationEdit { name: Some("renamed".into()), ..ApplicationEdit::default() };
     stage.control.edit_application(TENANT, &id, &edit).await.expect("edited");
     tokio::time::sleep(WINDOW).await;
