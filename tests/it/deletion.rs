@@ -19,6 +19,8 @@ const WINDOW: Duration = Duration::from_secs(2);
 const NAMESPACES: usize = 20;
 /// Seeds of orders in which they are deleted, each with its own order inside every namespace: sixty of those.
 const ORDERS: [u64; 3] = [17, 42, 2026];
+/// Stands for a Secret's name of the object's own.
+const OWN_NAME: &str = "own";
 /// A redirect URI that a person entered at the service.
 const THEIRS: &str = "https://person.example.com/callback";
 
@@ -58,7 +60,13 @@ async fn their_redirect_uri(stage: &Stage) {
 #[tokio::test]
 async fn deletion_cleans_up_with_every_combination_of_optional_fields() {
     let (stage, _operator) = with_operator("every", OperatorOptions::default()).await;
-    let settings = Settings { management_calls_per_second: 0, authorization_calls_per_second: 0, ..Settings::default() };
+    // More than the service takes: 2 to the power of 8 combinations.
+    let settings = Settings {
+        management_calls_per_second: 0,
+        authorization_calls_per_second: 0,
+        applications_per_tenant: 1000,
+        ..Settings::default()
+    };
     stage.control.set_settings(&settings).await.expect("set");
     stage.control.add_role(TENANT, &RoleSeed { name: "shopper".into(), ..RoleSeed::default() }).await.expect("added");
     their_redirect_uri(&stage).await;
@@ -69,18 +77,21 @@ async fn deletion_cleans_up_with_every_combination_of_optional_fields() {
         json!({ "redirectUris": [THEIRS, "https://shared.example.com/callback"] }),
         json!({ "secret": { "layout": "OAuth", "keys": { "issuer": "ISSUER" }, "labels": { "a": "b" } } }),
         json!({ "type": "SinglePageApp" }),
+        json!({ "deletionPolicy": "Delete" }),
+        json!({ "secret": { "name": OWN_NAME } }),
     ];
-    let names: Vec<String> = (0..1_usize << fields.len()).map(|set| format!("app-{set:02}")).collect();
-    for (set, name) in names.iter().enumerate() {
+    let names: Vec<String> = (0..1_usize << fields.len()).map(|set| format!("app-{set:03}")).collect();
+    let make = async |(set, name): (usize, &String)| {
         let mut spec = json!({});
         for (_, field) in fields.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1) {
             stage::merge(&mut spec, field.clone());
         }
-        if set % 2 == 0 {
-            stage::merge(&mut spec, json!({ "deletionPolicy": "Delete", "secret": { "name": format!("secret-{set}") } }));
+        if spec["secret"]["name"] == OWN_NAME {
+            spec["secret"]["name"] = json!(format!("secret-{set}"));
         }
         stage.application(name, spec).await;
-    }
+    };
+    futures::StreamExt::for_each_concurrent(futures::stream::iter(names.iter().enumerate()), 8, make).await;
     for name in &names {
         stage.ready(name).await;
     }
