@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use cloud_identity_operator::api::AppIdApplication;
 use control_plane::ControlPlane;
-use identity_simulator::{Access, ApplicationEdit, ApplicationSeed, CallWait, Options, RoleSeed, Settings, Simulator, TenantSeed};
+use identity_simulator::{
+    Access, ApplicationEdit, ApplicationSeed, CallWait, Options, RoleSeed, Settings, Simulator, Switches, TenantSeed,
+    switches::{RedirectUriOrder, ServerUrlSpelling},
+};
 use k8s_openapi::{api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition};
 use kube::{
     Api, ResourceExt,
@@ -285,8 +288,16 @@ async fn drift_is_put_back_and_without_drift_nothing_is_written() {
     assert!(application(&stage, &id).await.scopes.contains("theirs"));
     assert_eq!(stage.redirect_uris().await, ["https://new.example.com/theirs", uris[0], THEIRS, uris[1]]);
     stage.ready("storefront").await;
-    // The same entries in another order are no drift.
-    stage.control.set_redirect_uris(TENANT, &document(&[uris[1], THEIRS, "https://new.example.com/theirs", uris[0]])).await.expect("set");
+    // The same entries in another order are no drift, nor is what the service fills in or spells differently.
+    let mut shuffled = document(&[uris[1], THEIRS, "https://new.example.com/theirs", uris[0]]);
+    shuffled.insert("filledIn".into(), json!({ "wildcards": false, "limit": 100 }));
+    stage.control.set_redirect_uris(TENANT, &shuffled).await.expect("set");
+    let spelling = Switches {
+        redirect_uri_order: RedirectUriOrder::Sorted,
+        server_url_spelling: ServerUrlSpelling::SmallA,
+        ..stage.control.switches().await.expect("the simulator answers")
+    };
+    stage.control.set_switches(&spelling).await.expect("set");
     let (looks, changes) = (stage.calls("app_id.applications.get").await, stage.remote_changes().await);
     eventually("the check that put things back has ended", async || stage.calls("app_id.applications.get").await > looks).await;
     let (looks, mark) = (stage.calls("app_id.applications.get").await, stage.mark());
