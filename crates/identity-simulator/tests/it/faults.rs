@@ -155,7 +155,11 @@ async fn a_huge_body_and_a_gzip_bomb_are_as_large_as_asked() {
         world.control.inject(&Rule::next("app_id.applications.list", action)).await.expect("injected");
         let response = world.call(Method::GET, "/applications").send().await.expect("an answer");
         assert_eq!(response.status(), 200);
-        assert_eq!(response.bytes().await.expect("a body").len() as u64, bytes);
+        let is_packed = response.headers().contains_key(reqwest::header::CONTENT_ENCODING);
+        let body = response.bytes().await.expect("a body");
+        // The client unpacks nothing: with that ability the whole workspace, and so the operator, would be built to have it.
+        let unpacked = std::io::copy(&mut flate2::read::GzDecoder::new(&body[..]), &mut std::io::sink());
+        assert_eq!(if is_packed { unpacked.expect("it can be unpacked") } else { body.len() as u64 }, bytes);
     }
 }
 
