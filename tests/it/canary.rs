@@ -132,6 +132,13 @@ async fn story_of_a_cluster_provider(stage: &Stage) -> String {
     })
     .await;
     stage.control.remove_fault(fault.id).await.expect("it goes");
+    // It is not to ask in the other stories, where IAM quotes keys that it was never sent.
+    stage.secret("cluster-key", &[("apikey", API_KEY)]).await;
+    eventually("the cluster provider works again", async || {
+        let provider = cluster_providers(stage).get(&name).await.expect("it is there");
+        !is_not_ready(provider.status.as_ref())
+    })
+    .await;
     name
 }
 
