@@ -84,6 +84,7 @@ struct Remembered {
     woken: bool,
     request: Option<String>,
     wrote: Option<(u64, Instant)>,
+    unanswered_since: Option<Timestamp>,
     cluster_failures: u32,
 }
 
@@ -140,6 +141,24 @@ impl Memory {
     #[must_use]
     pub fn is_woken(&self, uid: &str) -> bool {
         self.0.lock().get(uid).is_some_and(|remembered| remembered.woken)
+    }
+
+    /// Something was sent for the object and not answered: it may still be carried out.
+    pub fn unanswered(&self, uid: &str, now: Timestamp) {
+        self.with(uid, |remembered| remembered.unanswered_since = Some(now));
+    }
+
+    /// Since when, while its status does not say so.
+    #[must_use]
+    pub fn unanswered_since(&self, uid: &str) -> Option<Timestamp> {
+        self.0.lock().get(uid)?.unanswered_since
+    }
+
+    /// The object's status stands as the pass wants it; if `it_tells`, it alone tells from now on what is unanswered.
+    pub fn told(&self, uid: &str, it_tells: bool) {
+        if let Some(remembered) = self.0.lock().get_mut(uid).filter(|_| it_tells) {
+            remembered.unanswered_since = None;
+        }
     }
 
     /// We wrote the object; `resource_version` is what the API server made of it.

@@ -28,12 +28,18 @@ pub fn after(failure: &Failure, failures: u32, seed: &str) -> Duration {
     match failure.class {
         Class::RateLimited => spread(failure.retry_after.unwrap_or(RATE_LIMIT_UNKNOWN), seed, failures, 0.0, 0.1),
         Class::Transient => {
-            let doubled = TRANSIENT_FIRST.saturating_mul(1_u32 << failures.saturating_sub(1).min(16)).min(TRANSIENT_MOST);
-            let wait = spread(doubled, seed, failures, -0.2, 0.2);
+            let wait = after_transient(failures, seed);
             failure.retry_after.map_or(wait, |told| wait.max(told))
         }
         Class::Unauthorized | Class::Rejected | Class::Unexpected => spread(REFUSED, seed, failures, -0.2, 0.2),
     }
+}
+
+/// How long to wait after so many hiccups in a row.
+#[must_use]
+pub fn after_transient(failures: u32, seed: &str) -> Duration {
+    let doubled = TRANSIENT_FIRST.saturating_mul(1_u32 << failures.saturating_sub(1).min(16)).min(TRANSIENT_MOST);
+    spread(doubled, seed, failures, -0.2, 0.2)
 }
 
 /// `wait`, moved by a share of itself between `least` and `most`, chosen by `seed` and `round`.

@@ -80,6 +80,16 @@ pub struct Merged {
     pub list: BTreeSet<String>,
     /// Entries that somebody else had added between our last look and the write.
     pub already: BTreeSet<String>,
+    /// Entries to be removed that were not there.
+    pub absent: BTreeSet<String>,
+}
+
+/// What a batch found and left.
+#[derive(Clone)]
+struct Written {
+    before: BTreeSet<String>,
+    after: BTreeSet<String>,
+    added_by_others: BTreeSet<String>,
 }
 
 /// What an operation is called, here and in metrics.
@@ -290,9 +300,11 @@ impl AppId {
         let result = self.write_batch(caller, &mut kept, &batch, &is_wanted).await;
         drop(kept);
         for merge in batch {
-            let share = result
-                .clone()
-                .map(|(list, added_by_others)| Merged { already: merge.add.intersection(&added_by_others).cloned().collect(), list });
+            let share = result.clone().map(|written| Merged {
+                already: merge.add.intersection(&written.added_by_others).cloned().collect(),
+                absent: merge.remove.difference(&written.before).cloned().collect(),
+                list: written.after,
+            });
             // Who gave up waiting needs no answer.
             drop(merge.done.send(share));
         }
@@ -307,7 +319,7 @@ impl AppId {
         kept: &mut Option<(Instant, Map<String, Value>)>,
         batch: &[Merge],
         is_wanted: &(impl Fn(&str) -> bool + Send),
-    ) -> Result<(BTreeSet<String>, BTreeSet<String>), Failure> {
+    ) -> Result<Written, Failure> {
         let is_fresh = |kept: &Option<(Instant, Map<String, Value>)>| {
             kept.as_ref().is_some_and(|(read_at, _)| read_at.elapsed() <= REDIRECT_URIS_FRESH)
         };
@@ -330,7 +342,7 @@ impl AppId {
         }
         if target == present {
             *kept = Some((Instant::now(), document));
-            return Ok((present, added_by_others));
+            return Ok(Written { before: present.clone(), after: present, added_by_others });
         }
         // Others' entries keep their order; ours come behind them.
         let mut list: Vec<String> = ordered(&document).into_iter().filter(|uri| target.contains(uri)).collect();
@@ -349,7 +361,7 @@ impl AppId {
             let message = "an entry that was written is not in the list: somebody else writes it too";
             return Err(Failure::new(operation.doing, Class::Transient, Reason::ServiceUnavailable, message));
         }
-        Ok((now_present, added_by_others))
+        Ok(Written { before: present, after: now_present, added_by_others })
     }
 
     async fn read_redirect_uris(&self, caller: &Caller) -> Result<Map<String, Value>, Failure> {

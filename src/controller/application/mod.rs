@@ -126,6 +126,10 @@ impl Kind for Applications {
             if concerns_provider.contains(&failure.reason) {
                 pass.context.doubt(&pass.provider_key());
             }
+            if failure.may_have_happened && step.may_come_late() {
+                // Should the report not get through, the next pass still knows.
+                pass.context.memory.unanswered(&pass.subject.uid, Timestamp::now());
+            }
         }
         pass.world.absorb(&step, result, Timestamp::now());
         Ok(())

@@ -122,7 +122,7 @@ impl Pass {
         let tenant = self.world.recorded.tenant.as_ref().map(ToString::to_string).unwrap_or_default();
         let is_wanted = move |uri: &str| !context.claims.heirs(&tenant, std::iter::once(&uri.to_owned()), &uid).is_empty();
         let merged = app_id.merge_redirect_uris(caller, add.clone(), remove.clone(), is_wanted).await?;
-        Ok(Outcome::Merged { list: merged.list, already: merged.already })
+        Ok(Outcome::Merged { list: merged.list, already: merged.already, absent: merged.absent })
     }
 
     pub(super) async fn try_credential(&self, app_id: &AppId, caller: &Caller) -> Result<(), Failure> {

@@ -36,6 +36,7 @@ impl Pass {
         status.provider_version = former.provider_version;
         let api = self.api();
         self.subject.write_status(&api, &status).await?;
+        self.context.memory.told(&self.subject.uid, status.unclear_since.is_some());
         self.note_object();
         let mut object = (*self.object).clone();
         object.status = Some(status);
@@ -119,6 +120,7 @@ impl Pass {
             self.subject.write_status(&api, &status).await?;
             self.note_object();
         }
+        self.context.memory.told(&self.subject.uid, was_full || status.unclear_since.is_some());
         self.announce_all().await;
         let drift = (status.client_id.is_some() && !self.object.spec.suspend)
             .then(|| wait::next_drift_check(now, self.context.settings.drift_interval, &self.subject.uid))

@@ -28,6 +28,8 @@ pub(super) struct Survey {
     pub(super) key: Key,
     pub(super) provider: ProviderKey,
     pub(super) recorded: Recorded,
+    /// What this process sent and got no answer to, while no status says so.
+    pub(super) unanswered_since: Option<Timestamp>,
     pub(super) stored_secret: Option<ObjectVersion>,
     pub(super) triggers: Triggers,
 }
@@ -62,7 +64,8 @@ impl Survey {
             failed: status.failures.is_some_and(|failures| failures > 0),
             next_action_at: status.next_action_at.as_ref().map(|at| at.0),
         };
-        Self { uid, key, provider, recorded: recorded(object, &status), stored_secret: status.secret_version, triggers }
+        let unanswered_since = context.memory.unanswered_since(&uid);
+        Self { uid, key, provider, recorded: recorded(object, &status), unanswered_since, stored_secret: status.secret_version, triggers }
     }
 
     /// What can be seen to be in the way without a look at the Secret.
@@ -141,8 +144,9 @@ impl Survey {
             flaw: flaw(object, shape),
             provisional: ProvisionalName::of(&context.settings.cluster_uid, &self.uid),
             attention: Attention::Full,
+            leader_since: context.leadership.since(),
             stored: self.recorded.clone(),
-            recorded: self.recorded.clone(),
+            recorded: Recorded { unclear_since: self.recorded.unclear_since.max(self.unanswered_since), ..self.recorded.clone() },
             provider: view,
             secret,
             secret_rival: if owns_secret { None } else { claims.secret_rival(&self.key, &self.uid).map(|rival| rival.to_string()) },
@@ -166,7 +170,6 @@ impl Survey {
                 } else {
                     DELETION_BUDGET_WITHOUT_PROVIDER.min(context.settings.deletion_budget)
                 },
-                leader_since: context.leadership.since(),
                 abandoned: false,
                 secret_is_released: false,
                 released: false,

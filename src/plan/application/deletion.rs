@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{
-    super::Problem, Claim, Deleting, LATE_COMMIT, Next, ProviderView, SecretView, Sight, Step, World, later, maintenance::bequest,
+    super::Problem, Claim, Deleting, Next, ProviderView, SecretView, Sight, Step, World, later, maintenance::bequest,
     registration::is_proven,
 };
 
@@ -20,7 +20,7 @@ pub(super) fn deletion(world: &World, deleting: &Deleting, now: Timestamp) -> Ne
         let exhausted = deleting.first_failed_at.is_some_and(|first| now >= later(first, deleting.budget));
         return if exhausted { Next::Perform(Step::Abandon) } else { Next::Rest };
     }
-    let step = if world.retains() { retain_step(world, deleting) } else { delete_step(world, deleting, now) };
+    let step = if world.retains() { retain_step(world, deleting) } else { delete_step(world, now) };
     step.map_or(Next::Rest, Next::Perform)
 }
 
@@ -49,12 +49,12 @@ pub(super) fn retain_step(world: &World, deleting: &Deleting) -> Option<Step> {
     }
 }
 
-pub(super) fn delete_step(world: &World, deleting: &Deleting, now: Timestamp) -> Option<Step> {
+pub(super) fn delete_step(world: &World, now: Timestamp) -> Option<Step> {
     let entries = &world.recorded.added.redirect_uris;
     if let Some(step) = bequest(world, entries) {
         return Some(step);
     }
-    if !entries.is_empty() {
+    if !entries.is_empty() && !world.remote.redirect_uris_are_removed {
         return Some(Step::MergeRedirectUris { add: BTreeSet::new(), remove: entries.clone() });
     }
     if let Some(id) = world.remote.deletion_not_found.iter().find(|id| !world.remote.deregistered.contains(*id)) {
@@ -83,10 +83,6 @@ pub(super) fn delete_step(world: &World, deleting: &Deleting, now: Timestamp) ->
     if let Some(id) = namesakes.iter().find(|id| !world.remote.deregistered.contains(*id)) {
         return Some(Step::Deregister(id.clone()));
     }
-    (now >= absence_is_certain_at(world, deleting)).then_some(Step::Release)
-}
-
-/// From when on a list without a namesake means that none will come.
-pub(super) fn absence_is_certain_at(world: &World, deleting: &Deleting) -> Timestamp {
-    later(world.recorded.unclear_since.unwrap_or(deleting.leader_since), LATE_COMMIT)
+    // What a request that was not answered may still bring is looked for once more before that.
+    (now >= world.absence_is_certain_at()).then_some(Step::Release)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{Added, LATE_COMMIT, Recorded, SecretView, Sight, Stage, Step, World, later, registration::gone_or_step};
+use super::{Added, Recorded, SecretView, Sight, Stage, Step, World, registration::gone_or_step};
 use crate::model::{Application, ApplicationKind, ClientId};
 
 /// A registration is recorded: bring everything around it into shape.
@@ -103,7 +103,7 @@ pub(super) fn surplus_step(world: &World, id: &ClientId, now: Timestamp) -> Opti
             .iter()
             .find(|other| *other != id && !world.remote.deregistered.contains(*other))
             .map(|other| Step::RemoveSurplus(other.clone())),
-        None => world.recorded.unclear_since.is_some_and(|since| now >= later(since, LATE_COMMIT)).then_some(Step::FindNamesakes),
+        None => (world.recorded.unclear_since.is_some() && !world.may_come_late(now)).then_some(Step::FindNamesakes),
     }
 }
 

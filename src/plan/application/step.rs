@@ -112,10 +112,22 @@ pub enum Outcome {
         list: BTreeSet<String>,
         /// Entries that were there already.
         already: BTreeSet<String>,
+        /// Entries of `remove` that were not there.
+        absent: BTreeSet<String>,
     },
 }
 
 impl Step {
+    /// Whether it leaves something behind that nobody would look for, if the service carries it out after its answer was given up.
+    #[must_use]
+    pub fn may_come_late(&self) -> bool {
+        match self {
+            Self::Register => true,
+            Self::MergeRedirectUris { add, .. } => !add.is_empty(),
+            _ => false,
+        }
+    }
+
     /// The part of the work this step belongs to.
     #[must_use]
     pub fn stage(&self, deleting: bool) -> Stage {
