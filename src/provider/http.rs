@@ -150,7 +150,9 @@ impl Tenant {
     ///
     /// When the tenant is paused or no complete answer came.
     pub async fn call(&self, caller: &Caller, request: Request<'_>) -> Result<Answer, Failure> {
+        let asked = Instant::now();
         let permit = self.gate.enter(request.doing, &caller.namespace, caller.urgency).await?;
+        self.metrics.waited(self.service, asked.elapsed());
         let (doing, operation, changes) = (request.doing, request.operation, request.method != Method::GET);
         if changes && caller.fence.as_ref().is_some_and(|fence| !fence.holds()) {
             return Err(Failure::new(doing, Class::Transient, Reason::InProgress, "another process leads now; nothing was sent"));

@@ -62,6 +62,7 @@ impl Survey {
             secret_changed: seen != status.secret_version,
             secret_damaged: false,
             failed: status.failures.is_some_and(|failures| failures > 0),
+            unclear: status.unclear_since.is_some(),
             next_action_at: status.next_action_at.as_ref().map(|at| at.0),
         };
         let unanswered_since = context.memory.unanswered_since(&uid);

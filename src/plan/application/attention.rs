@@ -38,6 +38,8 @@ pub struct Triggers {
     pub secret_damaged: bool,
     /// The last pass failed at the service.
     pub failed: bool,
+    /// Something that was sent and not answered may still be carried out: the last pass waits for that alone.
+    pub unclear: bool,
     /// The last pass left something to do later, and when.
     pub next_action_at: Option<Timestamp>,
 }
@@ -53,7 +55,7 @@ pub fn attention(triggers: &Triggers, has_obstacle: bool, now: Timestamp) -> Att
         return if triggers.secret_changed && !triggers.secret_damaged { Attention::Local } else { Attention::Nothing };
     }
     // A local obstacle leaves `next_action_at` without a failure: as soon as the obstacle is gone, all is looked at.
-    let obstacle_cleared = triggers.next_action_at.is_some() && !triggers.failed && !has_obstacle;
+    let obstacle_cleared = triggers.next_action_at.is_some() && !triggers.failed && !triggers.unclear && !has_obstacle;
     if due || obstacle_cleared || triggers.drift_check_due || triggers.secret_damaged {
         Attention::Full
     } else if triggers.secret_changed || has_obstacle {

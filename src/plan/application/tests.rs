@@ -659,6 +659,8 @@ fn attention_is_paid_when_something_calls_for_it_and_not_otherwise() {
         (Triggers { failed: true, next_action_at: at(999), ..quiet }, false, Attention::Full, "the wait is over"),
         (Triggers { next_action_at: at(2000), ..quiet }, true, Attention::Local, "an obstacle stands"),
         (Triggers { next_action_at: at(2000), ..quiet }, false, Attention::Full, "the obstacle is gone"),
+        (Triggers { next_action_at: at(2000), unclear: true, ..quiet }, false, Attention::Nothing, "it is too early to look again"),
+        (Triggers { next_action_at: at(999), unclear: true, ..quiet }, false, Attention::Full, "it is late enough to look again"),
     ] {
         assert_eq!(attention(&triggers, has_obstacle, now), expected, "{reason}");
     }
