@@ -81,7 +81,9 @@ pub struct Memory(Mutex<HashMap<String, Remembered>>);
 struct Remembered {
     checked_at: Option<Timestamp>,
     repairs: Vec<Timestamp>,
-    woken: bool,
+    wakes: u64,
+    attended: u64,
+    damage: Option<String>,
     request: Option<String>,
     wrote: Option<(u64, Instant)>,
     unanswered_since: Option<Timestamp>,
@@ -116,7 +118,7 @@ impl Memory {
 
     /// Something the object depends on has changed.
     pub fn wake(&self, uid: &str) {
-        self.with(uid, |remembered| remembered.woken = true);
+        self.with(uid, |remembered| remembered.wakes += 1);
     }
 
     /// Whether a person's request on the object was taken up in this process.
@@ -132,15 +134,36 @@ impl Memory {
         }
     }
 
-    /// Whether something the object depends on has changed since this was last asked; asking answers it.
-    pub fn take_woken(&self, uid: &str) -> bool {
-        self.0.lock().get_mut(uid).is_some_and(|remembered| std::mem::take(&mut remembered.woken))
+    /// How often something the object depends on has changed so far.
+    #[must_use]
+    pub fn wakes(&self, uid: &str) -> u64 {
+        self.0.lock().get(uid).map_or(0, |remembered| remembered.wakes)
     }
 
-    /// Whether something the object depends on has changed.
+    /// A pass that began after so many changes has reported: they are dealt with.
+    pub fn attended(&self, uid: &str, wakes: u64) {
+        if let Some(remembered) = self.0.lock().get_mut(uid) {
+            remembered.attended = remembered.attended.max(wakes);
+        }
+    }
+
+    /// Whether something the object depends on has changed since the last pass that reported began.
     #[must_use]
     pub fn is_woken(&self, uid: &str) -> bool {
-        self.0.lock().get(uid).is_some_and(|remembered| remembered.woken)
+        self.0.lock().get(uid).is_some_and(|remembered| remembered.wakes > remembered.attended)
+    }
+
+    /// Whether this damage of the Secret was seen before by a pass that could not mend it.
+    #[must_use]
+    pub fn knows_damage(&self, uid: &str, version: &str) -> bool {
+        self.0.lock().get(uid).is_some_and(|remembered| remembered.damage.as_deref() == Some(version))
+    }
+
+    /// How a pass leaves the Secret: damaged in this version, or in order.
+    pub fn leaves_damage(&self, uid: &str, version: Option<String>) {
+        if version.is_some() || self.0.lock().get(uid).is_some_and(|remembered| remembered.damage.is_some()) {
+            self.with(uid, |remembered| remembered.damage = version);
+        }
     }
 
     /// Something was sent for the object and not answered: it may still be carried out.

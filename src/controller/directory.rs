@@ -73,6 +73,8 @@ pub struct Specification {
     pub uid: String,
     /// Its generation.
     pub generation: i64,
+    /// Whether its status tells who we are at the service: it was found working before.
+    pub has_worked: bool,
     app_id: Option<AppIdProvider>,
     iam: Option<IamProvider>,
     ca_bundle: Option<CaBundle>,
@@ -109,6 +111,8 @@ struct Entry {
     former: Vec<Arc<Connection>>,
     /// Whether an object met a failure that speaks of the provider, since it was last found to work.
     is_doubted: bool,
+    /// Whether it was found working with its tenant: only then its budget counts for others.
+    has_worked: bool,
 }
 
 /// What providers of one tenant share. Weak: it lives as long as a connection does.
@@ -136,6 +140,7 @@ impl Specification {
             },
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
+            has_worked: object.status.as_ref().is_some_and(|status| status.identity.is_some()),
             app_id: spec.app_id,
             iam: spec.iam,
             ca_bundle: spec.tls.map(|tls| tls.ca_bundle),
@@ -152,6 +157,7 @@ impl Specification {
             key: ProviderKey { kind: ProviderKind::ClusterIdentityProvider, namespace: String::new(), name: object.name_any() },
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
+            has_worked: object.status.as_ref().is_some_and(|status| status.identity.is_some()),
             app_id: spec.app_id,
             iam: spec.iam,
             ca_bundle: spec.tls.map(|tls| tls.ca_bundle),
@@ -233,6 +239,7 @@ impl Directory {
             current: Err(Problem::new(Reason::ProviderNotReady, "the provider was not looked at yet")),
             former: Vec::new(),
             is_doubted: false,
+            has_worked: false,
         });
         let is_same = match (&entry.current, &connection) {
             (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
@@ -241,22 +248,12 @@ impl Directory {
         };
         let access_changed = entry.specification.as_ref().is_none_or(|before| before.access != specification.access);
         entry.specification = Some(specification.clone());
+        entry.has_worked = specification.has_worked;
         if !is_same {
             let next = connection.map(Arc::new);
             entry.replace(next);
         }
-        let budgets: Vec<(String, Option<TenantIdentity>, Budget)> = entries
-            .values()
-            .filter_map(|entry| entry.current.as_ref().ok())
-            .map(|connection| (connection.host.clone(), connection.tenant.clone(), connection.budget))
-            .collect();
-        for connection in entries.values().filter_map(|entry| entry.current.as_ref().ok()) {
-            if let Service::AppId(app_id) = &connection.service {
-                let alike = budgets.iter().filter(|(host, tenant, _)| *host == connection.host && *tenant == connection.tenant);
-                let smallest = alike.map(|(_, _, budget)| *budget).reduce(Budget::at_most).unwrap_or(connection.budget);
-                app_id.tenant().gate().set_budget(smallest);
-            }
-        }
+        share_budgets(&entries);
         !is_same || access_changed
     }
 
@@ -270,16 +267,23 @@ impl Directory {
 
     /// The provider was found to work.
     pub fn trust(&self, key: &ProviderKey) {
-        if let Some(entry) = self.entries.lock().get_mut(key) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(key) {
             entry.is_doubted = false;
+            if !std::mem::replace(&mut entry.has_worked, true) {
+                share_budgets(&entries);
+            }
         }
     }
 
     /// The provider object is gone.
     pub fn remove(&self, key: &ProviderKey) {
-        if let Some(entry) = self.entries.lock().get_mut(key) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(key) {
             entry.specification = None;
             entry.replace(Err(not_found(key)));
+            entry.has_worked = false;
+            share_budgets(&entries);
         }
     }
 
@@ -566,6 +570,18 @@ impl Directory {
 
     fn origin(&self, doing: &'static str, text: &str) -> Result<Url, Problem> {
         http::checked_origin(doing, text, &self.http).map_err(|failure| problem_of(&failure))
+    }
+}
+
+/// Providers of one tenant keep to the smallest of their budgets. One that was never found working is not asked: whoever may create a
+/// provider could slow down a tenant that is not theirs.
+fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
+    let connected = || entries.values().filter_map(|entry| Some((entry.current.as_ref().ok()?, entry.has_worked)));
+    for (connection, _) in connected() {
+        let Service::AppId(app_id) = &connection.service else { continue };
+        let is_alike = |other: &Arc<Connection>| other.host == connection.host && other.tenant == connection.tenant;
+        let alike = connected().filter(|(other, has_worked)| *has_worked && is_alike(other)).map(|(other, _)| other.budget);
+        app_id.tenant().gate().set_budget(alike.reduce(Budget::at_most).unwrap_or(connection.budget));
     }
 }
 

@@ -121,7 +121,6 @@ impl<P: ProviderObject> Kind for Providers<P> {
 
     async fn gather(context: &Arc<Context>, object: Arc<P>) -> Result<Pass<P>, Abort> {
         let specification = object.specification();
-        context.memory.take_woken(&specification.uid);
         let is_changed = context.directory.load(&context.client, &context.secrets, &context.config_maps, &specification).await?;
         if is_changed {
             context.wake_all(context.claims.of_provider(&specification.key));

@@ -189,10 +189,16 @@ async fn work(
     let cluster_providers = Feed::<ClusterIdentityProvider>::new(usize::from(options.cluster_providers));
     for namespace in each(&application_namespaces) {
         let (feed, at) = (applications.clone(), context.clone());
-        watches.spawn(feed.run(scoped(&watching, namespace.as_deref()), on_application(&at), on_unreadable(&at, "AppIdApplication")));
+        watches.spawn(feed.run(
+            scoped(&watching, namespace.as_deref()),
+            namespace.is_some(),
+            on_application(&at),
+            on_unreadable(&at, "AppIdApplication"),
+        ));
         let (feed, at) = (providers.clone(), context.clone());
         watches.spawn(feed.run(
             scoped(&watching, namespace.as_deref()),
+            namespace.is_some(),
             on_provider(&at, |context, object| drop(context.wake.providers.send(object))),
             on_unreadable(&at, "IdentityProvider"),
         ));
@@ -201,11 +207,12 @@ async fn work(
         let (feed, at) = (cluster_providers.clone(), context.clone());
         watches.spawn(feed.run(
             Api::all(watching.clone()),
+            false,
             on_provider(&at, |context, object| drop(context.wake.cluster_providers.send(object))),
             on_unreadable(&at, "ClusterIdentityProvider"),
         ));
         let at = context.clone();
-        watches.spawn(follow(Api::all(watching.clone()), move |event| on_namespace(&at, &mut namespace_writer, &event)));
+        watches.spawn(follow(Api::all(watching.clone()), false, move |event| on_namespace(&at, &mut namespace_writer, &event)));
     }
     // Providers name their Secrets before Secrets are listed: what nobody names is dropped on arrival.
     ready(&providers.store()).await;
@@ -224,11 +231,11 @@ async fn work(
     }
     for namespace in each(&namespaces) {
         let (at, mut view) = (context.clone(), View::new(namespace.clone()));
-        watches.spawn(follow(scoped::<PartialObjectMeta<Secret>>(&watching, namespace.as_deref()), move |event| {
+        watches.spawn(follow(scoped::<PartialObjectMeta<Secret>>(&watching, namespace.as_deref()), namespace.is_some(), move |event| {
             on_secrets(&at, at.secrets.absorb(&mut view, event))
         }));
         let (at, mut view) = (context.clone(), View::new(namespace.clone()));
-        watches.spawn(follow(scoped::<PartialObjectMeta<ConfigMap>>(&watching, namespace.as_deref()), move |event| {
+        watches.spawn(follow(scoped::<PartialObjectMeta<ConfigMap>>(&watching, namespace.as_deref()), namespace.is_some(), move |event| {
             let changed = at.config_maps.absorb(&mut view, event);
             changed.iter().for_each(|key| wake_namers(&at, &at.config_maps, key));
         }));

@@ -150,12 +150,31 @@ impl Tenant {
     ///
     /// When the tenant is paused or no complete answer came.
     pub async fn call(&self, caller: &Caller, request: Request<'_>) -> Result<Answer, Failure> {
+        let doing = request.doing;
+        let nothing_was_sent = || Failure::new(doing, Class::Transient, Reason::InProgress, "nothing was sent");
+        self.call_if(caller, request, &|| true).await?.ok_or_else(nothing_was_sent)
+    }
+
+    /// The same, unless `still` says no when it is its turn; then nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// When the tenant is paused or no complete answer came.
+    pub async fn call_if(
+        &self,
+        caller: &Caller,
+        request: Request<'_>,
+        still: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Answer>, Failure> {
         let asked = Instant::now();
         let permit = self.gate.enter(request.doing, &caller.namespace, caller.urgency).await?;
         self.metrics.waited(self.service, asked.elapsed());
         let (doing, operation, changes) = (request.doing, request.operation, request.method != Method::GET);
         if changes && caller.fence.as_ref().is_some_and(|fence| !fence.holds()) {
             return Err(Failure::new(doing, Class::Transient, Reason::InProgress, "another process leads now; nothing was sent"));
+        }
+        if !still() {
+            return Ok(None);
         }
         let begun = Instant::now();
         let deadline = request.deadline;
@@ -174,7 +193,7 @@ impl Tenant {
             }
         };
         self.metrics.remote_call(self.service, operation, outcome, begun.elapsed());
-        result
+        result.map(Some)
     }
 
     fn note(&self, answer: &Answer) -> &'static str {

@@ -13,6 +13,7 @@ mod isolation;
 mod laptop;
 mod ownership;
 mod permits;
+mod promises;
 mod restore;
 mod sdk;
 mod secrets;

@@ -55,6 +55,7 @@ pub struct Pass {
     pub(super) shape: Shape,
     pub(super) connection: Option<Arc<Connection>>,
     pub(super) triggers: Triggers,
+    pub(super) secret_is_damaged: bool,
     pub(super) world: World,
     pub(super) repairs: bool,
     pub(super) announcements: Vec<Announcement>,
@@ -88,8 +89,6 @@ impl Kind for Applications {
     async fn gather(context: &Arc<Context>, object: Arc<AppIdApplication>) -> Result<Pass, Abort> {
         let now = Timestamp::now();
         let mut survey = Survey::of(context, &object, now);
-        context.memory.take_woken(&survey.uid);
-        context.memory.take_up(&survey.uid, request(&object));
         let subject = Subject::of(KIND, &*object);
         let shape = shape_of(&object);
         let (secret, secret_version) = look_at_secret(context, &object, &subject, &shape, &mut survey, now).await?;
@@ -105,6 +104,7 @@ impl Kind for Applications {
             shape,
             connection,
             triggers: survey.triggers,
+            secret_is_damaged: survey.secret_is_damaged,
             world,
             repairs: false,
             announcements: Vec::new(),
@@ -136,7 +136,11 @@ impl Kind for Applications {
     }
 
     async fn report(pass: Pass, now: Timestamp) -> Result<Option<Timestamp>, Abort> {
-        pass.finish(now).await
+        let (context, object, uid) = (pass.context.clone(), pass.object.clone(), pass.subject.uid.clone());
+        let request = request(&object);
+        let again = pass.finish(now).await?;
+        context.memory.take_up(&uid, request);
+        Ok(again)
     }
 }
 
@@ -166,6 +170,7 @@ impl Pass {
             Step::Abandon => Ok(Ok(self.abandon())),
             Step::Hold(..) | Step::Forget(_) => Ok(Ok(Outcome::Done)),
             Step::Register => self.register().await,
+            Step::MergeRedirectUris { add, remove } => self.merge_redirect_uris(add, remove).await,
             remote => Ok(self.ask_service(remote).await),
         }
     }
@@ -188,15 +193,22 @@ impl Pass {
     pub(super) async fn bequeath(&mut self, heir: &str, uris: &BTreeSet<String>) -> Result<Result<Outcome, Failure>, Abort> {
         let (namespace, name) = heir.split_once('/').unwrap_or_default();
         let api: Api<AppIdApplication> = Api::namespaced(self.context.client.clone(), namespace);
-        let object = api.get(name).await.map_err(Abort::of("reading the heir of redirect URIs"))?;
+        let object = api.get_opt(name).await.map_err(Abort::of("reading the heir of redirect URIs"))?;
+        // Whoever is in its place is looked at in the next pass.
+        let Some(object) = object else { return Err(Abort::Stale) };
         let mut status = object.status.clone().unwrap_or_default();
         let lists_them = uris.iter().all(|uri| object.spec.redirect_uris.iter().any(|listed| listed.0 == *uri));
-        if object.metadata.deletion_timestamp.is_some() || !lists_them {
+        let heir = claim_of(&object);
+        let may_inherit = heir.may_inherit && heir.tenant == self.world.recorded.tenant.as_ref().map(ToString::to_string);
+        if object.metadata.deletion_timestamp.is_some() || !lists_them || !may_inherit {
             return Err(Abort::Stale);
         }
         status.added.redirect_uris.extend(uris.iter().cloned());
         let mut heir = Subject::of(KIND, &object);
-        heir.write_status(&api, &status).await?;
+        match heir.write_status(&api, &status).await {
+            Err(Abort::Gone) => return Err(Abort::Stale),
+            written => written?,
+        }
         self.context.memory.wrote(&heir.uid, &heir.resource_version);
         Ok(Ok(Outcome::Done))
     }
@@ -218,15 +230,18 @@ impl Pass {
     }
 
     pub(super) fn abandon(&mut self) -> Outcome {
-        let recorded = &self.world.recorded;
-        let id = recorded
-            .client_id
-            .as_ref()
-            .map_or_else(|| format!("what may bear the name {}", self.world.provisional), |id| format!("the application {id}"));
+        let (recorded, remote) = (&self.world.recorded, &self.world.remote);
         let tenant = recorded.tenant.as_ref().map(ToString::to_string).unwrap_or_default();
+        let registration = match &recorded.client_id {
+            Some(id) if remote.deregistered.contains(id) => None,
+            Some(id) => Some(format!("the application {id}")),
+            None if self.world.retains() => None,
+            None => Some(format!("what may bear the name {}", self.world.provisional)),
+        };
         let uris = recorded.added.redirect_uris.iter().cloned().collect::<Vec<_>>().join(", ");
-        let rest = if uris.is_empty() { String::new() } else { format!(" and the redirect URIs {uris}") };
-        let note = format!("could not delete {id} of tenant {tenant}{rest}; it was given up: remove it by hand");
+        let uris = (!uris.is_empty()).then(|| format!("the redirect URIs {uris}"));
+        let left = registration.into_iter().chain(uris).collect::<Vec<_>>().join(" and ");
+        let note = format!("could not delete {left} of tenant {tenant}; it was given up: remove it by hand");
         tracing::error!(object = %self.subject.path(), %note, "a registration was given up");
         self.context.metrics.orphaned(KIND);
         self.announcements.push(Announcement { reason: Reason::Orphaned, note, is_warning: true });

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
 use kube::{ResourceExt, api::ObjectMeta, core::PartialObjectMeta};
 use serde_json::json;
 
@@ -15,15 +15,19 @@ use super::super::{
 use super::{KIND, Pass, survey::Survey};
 use crate::{
     api::{AppIdApplication, FIELD_MANAGER, ObjectVersion, mark},
-    model::{Application, ApplicationKind, ClientId, Failure, SecretText},
+    model::{Application, ApplicationKind, ClientId, Failure, SecretText, TenantIdentity},
     plan::{
         application::{Outcome, SecretView, Sight},
-        field_ownership::AppliedFields,
+        field_ownership::{AppliedFields, string_data},
         layout::{self, Credential, Layout, Shape},
     },
     reasons::Reason,
 };
 
+/// The version of a Secret that is not there.
+const ABSENT: &str = "absent";
+
+/// Looks at the Secret, as closely as is needed, and notes in the survey what that tells.
 pub(super) async fn look_at_secret(
     context: &Context,
     object: &AppIdApplication,
@@ -41,22 +45,18 @@ pub(super) async fn look_at_secret(
         .any(|condition| condition.type_ == "SecretPublished" && condition.status == "True");
     let unchanged = !triggers.secret_changed && !triggers.spec_changed && !triggers.provider_changed;
     if unchanged && was_right && survey.stored_secret.is_some() {
-        return Ok((
-            SecretView::Ours { client_id: survey.recorded.client_id.clone(), is_intact: true, held: None },
-            survey.stored_secret.clone(),
-        ));
+        return Ok((survey.own_secret(true), survey.stored_secret.clone()));
     }
     let was_ours = survey.stored_secret.is_some();
     if was_ours && context.memory.contested_until(&survey.uid, now).is_some() {
+        survey.secret_is_damaged = true;
         survey.triggers.secret_damaged = true;
-        return Ok((
-            SecretView::Ours { client_id: survey.recorded.client_id.clone(), is_intact: false, held: None },
-            survey.stored_secret.clone(),
-        ));
+        return Ok((survey.own_secret(false), survey.stored_secret.clone()));
     }
     let (namespace, name) = &survey.key;
     let Some(metadata) = cluster::secret_metadata(&context.client, namespace, name).await? else {
-        survey.triggers.secret_damaged = was_ours;
+        survey.secret_is_damaged = was_ours;
+        survey.triggers.secret_damaged = was_ours && !context.memory.knows_damage(&survey.uid, ABSENT);
         return Ok((SecretView::Absent, None));
     };
     let version =
@@ -73,7 +73,8 @@ pub(super) async fn look_at_secret(
         }
         *held = layout::held_secret(shape, &data);
     }
-    survey.triggers.secret_damaged = matches!(view, SecretView::Ours { is_intact: false, .. }) && was_ours;
+    survey.secret_is_damaged = was_ours && matches!(view, SecretView::Ours { is_intact: false, .. });
+    survey.triggers.secret_damaged = survey.secret_is_damaged && !context.memory.knows_damage(&survey.uid, &version.resource_version);
     Ok((view, Some(version)))
 }
 
@@ -93,7 +94,8 @@ pub(super) fn judge(
     let is_the_one_we_wrote = survey.stored_secret.as_ref().is_some_and(|stored| Some(&stored.uid) == meta.uid.as_ref());
     let is_ours = controller.map_or(is_the_one_we_wrote, |owner| owner.uid == subject.uid);
     if is_ours {
-        let is_untouched = applied_fields(meta).is_some_and(|applied| applied == expected_fields(object, subject, shape));
+        let expected = expected_fields(object, subject, shape);
+        let is_untouched = applied_fields(meta).is_some_and(|applied| applied == expected) && !is_written_over(meta, &expected);
         // Where the address is not known now, nobody could write another one.
         let wanted = context.directory.connection(&survey.provider).ok().map(|connection| shape_mark(object, shape, &connection.host));
         let is_intact = is_untouched && wanted.is_none_or(|wanted| annotation(mark::SHAPE) == Some(wanted.as_str()));
@@ -102,7 +104,10 @@ pub(super) fn judge(
             .iter()
             .flatten()
             .any(|entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.get("f:immutable").is_some()));
-        return if is_immutable && !is_intact { SecretView::Immutable } else { SecretView::Ours { client_id, is_intact, held: None } };
+        if is_immutable && !is_intact {
+            return SecretView::Immutable;
+        }
+        return SecretView::Ours { client_id, is_intact, held: None, adopted: annotation(mark::ADOPTED) == Some("true") };
     }
     if let Some(owner) = controller {
         return SecretView::Foreign { whose: format!("{} {}", owner.kind, owner.name) };
@@ -110,8 +115,10 @@ pub(super) fn judge(
     let from_us = annotation(mark::OBJECT) == Some(subject.path().as_str());
     let from_this_cluster = annotation(mark::CLUSTER) == Some(context.settings.cluster_uid.as_str());
     let former_is_gone = annotation(mark::OBJECT_UID).is_some_and(|uid| !context.claims.lives(uid) || uid == subject.uid);
-    if from_us && former_is_gone && (from_this_cluster || object.spec.adopt.is_some()) {
-        return SecretView::Leftover { client_id, held: None, adopted: annotation(mark::ADOPTED) == Some("true") };
+    let asks_for_it = object.spec.adopt.as_ref().is_some_and(|adopt| Some(adopt.client_id.as_str()) == annotation(mark::CLIENT_ID));
+    if from_us && former_is_gone && (from_this_cluster || asks_for_it) {
+        let adopted = annotation(mark::ADOPTED) == Some("true") || !from_this_cluster;
+        return SecretView::Leftover { client_id, held: None, adopted, tenant: annotation(mark::TENANT).map(TenantIdentity::recorded) };
     }
     let whose = match annotation(mark::OBJECT) {
         Some(other) if from_this_cluster => format!("{other}, another object of this operator"),
@@ -121,12 +128,24 @@ pub(super) fn judge(
     SecretView::Foreign { whose }
 }
 
+fn is_our_entry(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
+}
+
 pub(super) fn applied_fields(meta: &ObjectMeta) -> Option<AppliedFields> {
-    let ours = |entry: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry| {
-        entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
-    };
-    let entry = meta.managed_fields.iter().flatten().find(ours)?;
+    let entry = meta.managed_fields.iter().flatten().find(|entry| is_our_entry(entry))?;
     Some(AppliedFields::read(&entry.fields_v1.as_ref()?.0))
+}
+
+/// Whether somebody applied one of our keys as `stringData` since our own apply: the API server copies that into `data`, and leaves the
+/// key under `data` in our name (tried). Times are whole seconds; this is asked only of a version that we did not write.
+fn is_written_over(meta: &ObjectMeta, expected: &AppliedFields) -> bool {
+    let entries = || meta.managed_fields.iter().flatten();
+    let ours = entries().find(|entry| is_our_entry(entry)).and_then(|entry| entry.time.as_ref());
+    entries().filter(|entry| entry.time.as_ref() >= ours).any(|entry| {
+        let texts = entry.fields_v1.as_ref().map(|fields| string_data(&fields.0)).unwrap_or_default();
+        !texts.is_disjoint(&expected.data)
+    })
 }
 
 pub(super) fn shape_mark(object: &AppIdApplication, shape: &Shape, origin: &str) -> String {
@@ -221,7 +240,7 @@ impl Pass {
         match self.subject.publish(&self.context.client, &self.secret_name, known.as_ref(), &content).await? {
             Ok(version) => {
                 // A change of the spec is no fight over the Secret.
-                self.repairs = self.triggers.secret_damaged && !self.triggers.spec_changed;
+                self.repairs = self.secret_is_damaged && !self.triggers.spec_changed;
                 self.note_secret(version);
                 Ok(Ok(Outcome::Done))
             }
@@ -266,13 +285,26 @@ impl Pass {
             }
             _ => {}
         }
-        let id = self.world.recorded.client_id.as_ref().map(ToString::to_string).unwrap_or_default();
+        let named = match &self.world.secret {
+            SecretView::Ours { client_id, .. } => client_id.as_ref(),
+            _ => None,
+        };
+        let id = self.world.recorded.client_id.as_ref().or(named).map(ToString::to_string).unwrap_or_default();
         self.announcements.push(Announcement {
             reason: Reason::Retained,
             note: format!("kept the registration {id} and its Secret {}", self.secret_name),
             is_warning: false,
         });
         Ok(Ok(Outcome::Done))
+    }
+
+    /// The version in which the Secret is left although it is not right.
+    pub(super) fn damage(&self) -> Option<String> {
+        match (&self.world.secret, &self.secret_version) {
+            (SecretView::Absent, _) => Some(ABSENT.to_owned()),
+            (SecretView::Ours { is_intact: false, .. }, Some(version)) => Some(version.resource_version.clone()),
+            _ => None,
+        }
     }
 
     /// What later passes may trust without a look: a version that is exactly right. One that is ours but not right yet keeps its

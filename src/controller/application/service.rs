@@ -98,7 +98,6 @@ impl Pass {
                 Outcome::Roles(roles.clone())
             }
             Step::ReadRedirectUris => Outcome::Names(app_id.redirect_uris(&caller).await?),
-            Step::MergeRedirectUris { add, remove } => self.merge_redirect_uris(&app_id, &caller, add, remove).await?,
             Step::Rename(name) => {
                 app_id.rename(&caller, &held()?, name).await?;
                 Outcome::Renamed
@@ -111,18 +110,25 @@ impl Pass {
         })
     }
 
+    /// Merges this object's redirect URIs. An entry that another live object lists by now stays in the list: then there is an heir whom the
+    /// next pass finds.
     pub(super) async fn merge_redirect_uris(
         &self,
-        app_id: &AppId,
-        caller: &Caller,
         add: &BTreeSet<String>,
         remove: &BTreeSet<String>,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<Result<Outcome, Failure>, Abort> {
+        let app_id = match self.app_id() {
+            Ok(app_id) => app_id,
+            Err(failure) => return Ok(Err(failure)),
+        };
         let (context, uid) = (self.context.clone(), self.subject.uid.clone());
         let tenant = self.world.recorded.tenant.as_ref().map(ToString::to_string).unwrap_or_default();
         let is_wanted = move |uri: &str| !context.claims.heirs(&tenant, std::iter::once(&uri.to_owned()), &uid).is_empty();
-        let merged = app_id.merge_redirect_uris(caller, add.clone(), remove.clone(), is_wanted).await?;
-        Ok(Outcome::Merged { list: merged.list, already: merged.already, absent: merged.absent })
+        match app_id.merge_redirect_uris(&self.caller(), add.clone(), remove.clone(), is_wanted).await {
+            Ok(merged) if !merged.list.is_disjoint(remove) => Err(Abort::Stale),
+            Ok(merged) => Ok(Ok(Outcome::Merged { list: merged.list, already: merged.already, absent: merged.absent })),
+            Err(failure) => Ok(Err(failure)),
+        }
     }
 
     pub(super) async fn try_credential(&self, app_id: &AppId, caller: &Caller) -> Result<(), Failure> {

@@ -29,7 +29,11 @@ pub fn claim_of(object: &AppIdApplication) -> ClaimOf {
         created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
         secret: (namespace.clone(), secret_name(object)),
         provider: ProviderKey::referred(&object.spec.provider_ref, &namespace),
-        tenant: recorded_tenant(object.annotations()).map(|tenant| tenant.to_string()),
+        tenant: status
+            .and_then(|status| status.tenant.clone())
+            .or_else(|| recorded_tenant(object.annotations()).map(|tenant| tenant.to_string())),
+        // Anybody may write the annotation; what was really begun at the service carries the finalizer or an id.
+        may_inherit: status.is_some_and(|status| status.client_id.is_some()) || standing_claim(object) == Claim::Before,
         client_id: status.and_then(|status| status.client_id.as_deref()).map(ClientId::new),
         redirect_uris: object.spec.redirect_uris.iter().map(|uri| uri.0.clone()).collect(),
         deleting: object.metadata.deletion_timestamp.is_some(),

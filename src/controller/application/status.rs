@@ -99,9 +99,6 @@ impl Pass {
         let failures = u32::try_from(former.failures.unwrap_or(0)).unwrap_or(0) + 1;
         let verdict = self.world.verdict(failures, &self.subject.uid, now);
         let status = self.status(&verdict, &former, failures, now);
-        if was_full {
-            self.context.memory.checked(&self.subject.uid, now);
-        }
         if self.repairs {
             self.context.memory.repaired(&self.subject.uid, now);
             self.announcements.push(Announcement {
@@ -120,6 +117,10 @@ impl Pass {
             self.subject.write_status(&api, &status).await?;
             self.note_object();
         }
+        if was_full {
+            self.context.memory.checked(&self.subject.uid, now);
+        }
+        self.context.memory.leaves_damage(&self.subject.uid, self.damage());
         self.context.memory.told(&self.subject.uid, was_full || status.unclear_since.is_some());
         self.announce_all().await;
         let drift = (status.client_id.is_some() && !self.object.spec.suspend)

@@ -15,7 +15,7 @@ use crate::{
     model::{ProvisionalName, TenantIdentity},
     plan::{
         Problem,
-        application::{self as rules, Attention, Deleting, ProviderView, Recorded, Remote, SecretView, Triggers, World},
+        application::{self as rules, Attention, Claim, Deleting, ProviderView, Recorded, Remote, SecretView, Triggers, World},
         layout::Shape,
         wait,
     },
@@ -32,6 +32,8 @@ pub(super) struct Survey {
     pub(super) unanswered_since: Option<Timestamp>,
     pub(super) stored_secret: Option<ObjectVersion>,
     pub(super) triggers: Triggers,
+    /// Whether the Secret was ours and is not as it was left.
+    pub(super) secret_is_damaged: bool,
 }
 
 impl Survey {
@@ -52,6 +54,9 @@ impl Survey {
         let triggers = Triggers {
             deleting: object.metadata.deletion_timestamp.is_some()
                 && status.next_action_at.as_ref().is_none_or(|at| at.0 <= now || spec_changed),
+            unclaimed: status.client_id.is_some()
+                && object.metadata.deletion_timestamp.is_none()
+                && standing_claim(object) != Claim::Before,
             spec_changed,
             provider_changed: status.client_id.is_some()
                 && context.directory.version(&provider).is_some_and(|version| status.provider_version.as_ref() != Some(&version)),
@@ -66,13 +71,26 @@ impl Survey {
             next_action_at: status.next_action_at.as_ref().map(|at| at.0),
         };
         let unanswered_since = context.memory.unanswered_since(&uid);
-        Self { uid, key, provider, recorded: recorded(object, &status), unanswered_since, stored_secret: status.secret_version, triggers }
+        Self {
+            uid,
+            key,
+            provider,
+            recorded: recorded(object, &status),
+            unanswered_since,
+            stored_secret: status.secret_version,
+            triggers,
+            secret_is_damaged: false,
+        }
+    }
+
+    /// The Secret as it is recorded, when there is no need to look.
+    pub(super) fn own_secret(&self, is_intact: bool) -> SecretView {
+        SecretView::Ours { client_id: self.recorded.client_id.clone(), is_intact, held: None, adopted: self.recorded.adopted }
     }
 
     /// What can be seen to be in the way without a look at the Secret.
     pub(super) fn obstacle(&self, context: &Context, object: &AppIdApplication) -> Option<Problem> {
-        let secret = SecretView::Ours { client_id: self.recorded.client_id.clone(), is_intact: true, held: None };
-        rules::obstacle(&self.world(context, object, &shape_of(object), secret, false, Timestamp::UNIX_EPOCH))
+        rules::obstacle(&self.world(context, object, &shape_of(object), self.own_secret(true), false, Timestamp::UNIX_EPOCH))
     }
 
     /// When to look again although nothing happens: what is left to do, or the drift check.

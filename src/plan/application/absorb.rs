@@ -79,14 +79,16 @@ impl World {
             (Step::Hold(id, holding), _) => self.hold(id, *holding, now),
             (Step::Forget(id), _) => self.forget(id, now),
             (Step::TakeOverSecret(id, holding), _) => {
-                if let SecretView::Leftover { client_id, held, adopted } = &self.secret {
+                if let SecretView::Leftover { client_id, held, adopted, .. } = &self.secret {
                     self.recorded.adopted = *adopted;
-                    self.secret = SecretView::Ours { client_id: client_id.clone(), is_intact: false, held: held.clone() };
+                    self.secret =
+                        SecretView::Ours { client_id: client_id.clone(), is_intact: false, held: held.clone(), adopted: *adopted };
                 }
                 self.hold(id, *holding, now);
             }
             (Step::Publish, _) => {
-                self.secret = SecretView::Ours { client_id: self.recorded.client_id.clone(), is_intact: true, held: None };
+                let (client_id, adopted) = (self.recorded.client_id.clone(), self.recorded.adopted);
+                self.secret = SecretView::Ours { client_id, is_intact: true, held: None, adopted };
             }
             (Step::Record, _) => {
                 self.recorded.added = intentions(self);

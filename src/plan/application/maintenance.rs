@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{Added, Recorded, SecretView, Sight, Stage, Step, World, registration::gone_or_step};
+use super::{Added, Claim, Recorded, SecretView, Sight, Stage, Step, World, registration::gone_or_step};
 use crate::model::{Application, ApplicationKind, ClientId};
 
 /// A registration is recorded: bring everything around it into shape.
 pub(super) fn maintain(world: &World, id: &ClientId, now: Timestamp) -> Option<Step> {
+    if matches!(world.claim, Claim::Absent | Claim::Unmarked) {
+        // Somebody took finalizer or tenant away: without them a deletion would leave the registration behind.
+        return Some(Step::Claim);
+    }
     let application = match &world.remote.sight {
         Sight::Present(application) => application,
         sight => return gone_or_step(world, sight, id, now),

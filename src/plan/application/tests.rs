@@ -154,6 +154,7 @@ impl Site {
                 client_id: Some(secret.client_id.clone()),
                 is_intact: secret.is_intact,
                 held: held(secret),
+                adopted: false,
             }),
             flaw: None,
             secret_rival: None,
@@ -600,7 +601,8 @@ fn each_obstacle_stops_everything_before_the_first_remote_call() {
         assert_eq!(next(&world, now), Next::Rest, "{reason}");
         let verdict = world.verdict(1, "seed", now);
         assert_eq!(verdict.problem.as_ref().map(|problem| problem.reason), Some(reason));
-        assert!(verdict.again.is_some_and(|at| at > now), "{reason}: the time of the next look is named");
+        // Only a change of the spec ends a suspension; everything else is looked at again by itself.
+        assert_eq!(verdict.again.is_some_and(|at| at > now), reason != Reason::Suspended, "{reason}: the time of the next look is named");
     }
 }
 
@@ -654,6 +656,19 @@ fn attention_is_paid_when_something_calls_for_it_and_not_otherwise() {
         (Triggers { drift_check_due: true, ..quiet }, false, Attention::Full, "a drift check is due"),
         (Triggers { secret_changed: true, ..quiet }, false, Attention::Local, "the Secret was touched but not damaged"),
         (Triggers { secret_changed: true, secret_damaged: true, ..quiet }, false, Attention::Full, "the Secret was damaged"),
+        (
+            Triggers { failed: true, next_action_at: at(2000), secret_changed: true, secret_damaged: true, ..quiet },
+            false,
+            Attention::Full,
+            "the Secret of a failing object was damaged",
+        ),
+        (
+            Triggers { failed: true, next_action_at: at(2000), secret_changed: true, ..quiet },
+            false,
+            Attention::Local,
+            "the damage is known and could not be mended",
+        ),
+        (Triggers { unclaimed: true, ..quiet }, false, Attention::Full, "somebody took the finalizer away"),
         (Triggers { failed: true, next_action_at: at(2000), ..quiet }, false, Attention::Nothing, "the wait after a failure is kept"),
         (Triggers { failed: true, next_action_at: at(2000), woken: true, ..quiet }, false, Attention::Full, "a dependency changed"),
         (Triggers { failed: true, next_action_at: at(999), ..quiet }, false, Attention::Full, "the wait is over"),
@@ -684,4 +699,30 @@ fn a_new_credential_that_is_refused_is_tried_again_soon_and_in_the_long_run_like
     assert!((90..=160).contains(&soon), "{soon} s in all");
     assert!(wait(false, NEW_CREDENTIAL_ATTEMPTS + 1) > 24 * 60 - 1);
     assert!(wait(true, 1) > 24 * 60 - 1, "a credential that worked before is not new");
+}
+
+#[test]
+fn an_unclear_registration_is_no_reason_to_hurry_while_something_else_is_in_the_way() {
+    let mut site = Site::new();
+    steps_of(&mut site);
+    site.stored.unclear_since = Some(site.now);
+    site.now = later(site.now, Duration::from_secs(3600));
+    let again = |change: &dyn Fn(&mut World)| {
+        let mut world = site.world();
+        change(&mut world);
+        assert_eq!(next(&world, site.now), Next::Rest);
+        world.verdict(1, "seed", site.now).again.map(|at| at.duration_since(site.now).as_secs())
+    };
+    assert_eq!(again(&|world| world.desired.suspended = true), None);
+    let conflict = again(&|world| world.secret = SecretView::Foreign { whose: "somebody".into() });
+    assert!(conflict.is_some_and(|seconds| seconds > 60), "{conflict:?}");
+}
+
+#[test]
+fn a_finalizer_that_is_missing_is_written_before_anything_else() {
+    let mut site = Site::new();
+    steps_of(&mut site);
+    site.finalizer = false;
+    assert_eq!(steps_of(&mut site)[0], Step::Claim);
+    assert!(site.finalizer);
 }

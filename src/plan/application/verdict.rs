@@ -209,6 +209,10 @@ impl World {
             return self.deletion_again(deleting, failures, seed, now);
         }
         let unclear = self.recorded.unclear_since.map(|_| self.absence_is_certain_at().max(later(now, Duration::from_secs(1))));
+        if problem.is_some_and(|problem| problem.reason == Reason::Suspended) {
+            // Only a change of the spec ends it.
+            return None;
+        }
         let wait = problem.map(|problem| match (self.slowest_failure(), problem.reason) {
             (_, Reason::ConfirmingAbsence) => ABSENCE_SPACING,
             (_, Reason::Contested) => {
@@ -221,10 +225,8 @@ impl World {
             (None, _) => wait::spread(wait::WAITING, seed, failures, -0.2, 0.2),
         });
         let retry = wait.map(|wait| later(now, wait));
-        match (unclear, retry) {
-            (Some(a), Some(b)) => Some(a.min(b)).filter(|_| self.troubles.is_empty()).or(Some(b)),
-            (a, b) => a.or(b),
-        }
+        // What cannot go on now cannot look for leftovers either: its own time counts.
+        if problem.is_some() { retry } else { unclear }
     }
 
     /// A credential that was never accepted may be too new for the token endpoint: at first it is tried again as after any hiccup.

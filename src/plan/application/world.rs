@@ -81,6 +81,8 @@ pub enum SecretView {
         is_intact: bool,
         /// The client secret in it; read only while no client id is recorded.
         held: Option<SecretText>,
+        /// Whether it says that its client was adopted.
+        adopted: bool,
     },
     /// Published for an object of this cluster, kind, namespace and name that no longer exists.
     Leftover {
@@ -88,8 +90,10 @@ pub enum SecretView {
         client_id: Option<ClientId>,
         /// The client secret in it.
         held: Option<SecretText>,
-        /// Whether its client had been adopted.
+        /// Whether its client had been adopted, or was registered by another cluster.
         adopted: bool,
+        /// The tenant that it says its client lives in.
+        tenant: Option<TenantIdentity>,
     },
     /// Somebody else's.
     Foreign {
@@ -257,7 +261,15 @@ impl World {
     /// Whether the registration outlives the object: as the spec says, else only what was adopted.
     #[must_use]
     pub fn retains(&self) -> bool {
-        self.desired.retain.unwrap_or(self.recorded.adopted)
+        self.desired.retain.unwrap_or_else(|| self.is_adopted())
+    }
+
+    /// Whether the registration was adopted: as recorded, or as our own Secret says while nothing is recorded yet.
+    fn is_adopted(&self) -> bool {
+        let says_so = |id: &ClientId, adopted: bool| adopted || self.desired.adopt.as_ref() == Some(id);
+        self.recorded.adopted
+            || (self.recorded.client_id.is_none()
+                && matches!(&self.secret, SecretView::Ours { client_id: Some(id), adopted, .. } if says_so(id, *adopted)))
     }
 
     /// From when on nothing that was sent before and not answered is carried out any more: what is not there by then will not come.
