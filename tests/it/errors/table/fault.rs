@@ -7,9 +7,11 @@ use jiff::Timestamp;
 
 const GIB: u64 = 1 << 30;
 /// What `Retry-After` says in seconds.
-pub(super) const TOLD: Duration = Duration::from_secs(4);
-/// How far ahead the date in `Retry-After` is.
-pub(super) const DATED: Duration = Duration::from_secs(12);
+pub(super) const TOLD: Duration = Duration::from_secs(6);
+/// How far ahead the date in `Retry-After` is, when the fault is set: rows may queue for a while until they meet it.
+const DATED: Duration = Duration::from_secs(20);
+/// App ID's documented block, when nothing is said.
+const BLOCK: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -78,6 +80,8 @@ pub(super) enum Wait {
     Block,
     /// Half an hour, more or less.
     Refused,
+    /// A fifth of what a deletion has.
+    Budgeted,
 }
 
 pub(super) const CREATE: &str = "app_id.applications.create";
@@ -101,7 +105,8 @@ fn writes(operation: &str) -> bool {
 }
 
 impl Fault {
-    pub(super) fn action(self, operation: &str, noted: &str) -> Action {
+    /// `date` is what `Retry-After` names, where it names a date.
+    pub(super) fn action(self, operation: &str, noted: &str, date: Timestamp) -> Action {
         let answer = |status, body: &str| Action::Answer {
             when: When::BeforeCommit,
             status,
@@ -124,7 +129,7 @@ impl Fault {
             Self::Conflict => answer(409, r#"{"message":"conflict"}"#),
             Self::LimitedForSeconds => limited(Some(TOLD.as_secs().to_string())),
             Self::LimitedUntilDate => {
-                let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&(Timestamp::now() + DATED));
+                let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date);
                 limited(Some(date.expect("a date")))
             }
             Self::Limited => limited(None),
@@ -157,7 +162,7 @@ impl Fault {
         let (reason, wait) = self.reading(operation)?;
         let reason = if operation == UPDATE { "RenameFailed" } else { reason };
         // A deletion has a budget of ten minutes, and five attempts in it.
-        Some((reason, if phase == Phase::Deletion && wait == Wait::Refused { Wait::Told(Duration::from_secs(120)) } else { wait }))
+        Some((reason, if phase == Phase::Deletion && wait == Wait::Refused { Wait::Budgeted } else { wait }))
     }
 
     fn reading(self, operation: &str) -> Option<(&'static str, Wait)> {
@@ -196,22 +201,49 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// How long nobody may call a tenant that said this.
+    pub(super) fn pause(self) -> Option<Pause> {
+        match self {
+            Self::LimitedForSeconds => Some(Pause::For(TOLD)),
+            Self::Limited => Some(Pause::For(BLOCK)),
+            Self::LimitedUntilDate => Some(Pause::UntilDate),
+            _ => None,
+        }
+    }
+}
+
+/// What a tenant that asks for fewer requests gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// So long from its answer on.
+    For(Duration),
+    /// Until the date in the answer.
+    UntilDate,
+}
+
 impl Wait {
-    /// The bounds of the wait in seconds, with one for what each clock cuts off.
+    /// The bounds of the wait in seconds: the least counted from the call that failed, the most from when the status was written. Status and
+    /// API server cut times to whole seconds, and the machine may be busy between the two.
     pub(super) fn bounds(self, failures: i32) -> (f64, f64) {
         match self {
             Self::Grows => {
                 let doubled = 2.0_f64.powi(failures.max(1)).min(300.0);
-                (doubled * 0.8 - 3.0, doubled * 1.2 + 2.0)
+                (doubled * 0.8 - 1.0, doubled * 1.2 + 2.0)
             }
-            Self::Told(told) => (told.as_secs_f64() * 0.6 - 2.0, told.as_secs_f64() * 1.1 + 2.0),
-            // Counted from when the fault was set: everything may have queued for a while.
-            Self::Dated => (-1.0, DATED.as_secs_f64() * 1.1 + 2.0),
-            // Counted from the refusal, which up to two seconds later is shared by whoever asks for the same token.
-            Self::Block => (25.0, 35.0),
-            Self::Refused => (24.0 * 60.0 - 2.0, 36.0 * 60.0 + 2.0),
+            Self::Told(told) => (told.as_secs_f64() - 1.0, told.as_secs_f64() * 1.1 + 2.0),
+            // The least is the date itself.
+            Self::Dated => (0.0, DATED.as_secs_f64() * 1.1 + 2.0),
+            Self::Block => (BLOCK.as_secs_f64() - 1.0, BLOCK.as_secs_f64() * 1.1 + 2.0),
+            Self::Budgeted => (119.0, 122.0),
+            Self::Refused => (24.0 * 60.0 - 1.0, 36.0 * 60.0 + 2.0),
         }
     }
+}
+
+/// The date to name in a fault that is set now, in whole seconds as HTTP has them.
+pub(super) fn date() -> Timestamp {
+    Timestamp::from_second((Timestamp::now() + DATED).as_second()).expect("in range")
 }
 
 /// Where a row happens.

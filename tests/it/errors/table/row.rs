@@ -1,28 +1,38 @@
 //! One row: a fault at one operation, with a tenant, a key, a provider and an application of its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use cloud_identity_operator::api::AppIdApplication;
+use cloud_identity_operator::api::{AppIdApplication, IdentityProvider};
 use identity_simulator::{AccessRole, KeySeed, RoleSeed, Rule, Seed, TenantSeed};
 use jiff::Timestamp;
 use serde_json::json;
-use stage::{Chronicle, Stage, condition, merge, observed, status_written_at};
+use stage::{Chronicle, Stage, condition, merge, observed, provider_condition, status_written_at};
 
-use super::fault::{CREATE, DELETE, Fault, GET, IAM, LIST, Phase};
+use super::fault::{CREATE, DELETE, Fault, GET, IAM, LIST, Phase, Wait, date};
 
 /// When an attempt was named, to be compared with the call that failed.
 pub(super) struct Named {
     pub(super) row: String,
-    pub(super) tenant: String,
-    pub(super) operation: &'static str,
     pub(super) least: f64,
     pub(super) next: Timestamp,
+    pub(super) injected: Injected,
+    pub(super) fault: Fault,
+    pub(super) tenant: String,
+}
+
+/// A fault as the simulator knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Injected {
+    pub(super) id: u64,
+    /// The date that it names, if it names one.
+    pub(super) date: Timestamp,
 }
 
 pub(super) struct Row<'a> {
     pub(super) stage: &'a Stage,
     pub(super) chronicle: &'a Chronicle,
     pub(super) named: &'a RefCell<Vec<Named>>,
+    pub(super) injected: Cell<Option<Injected>>,
     pub(super) phase: Phase,
     pub(super) operation: &'static str,
     pub(super) fault: Fault,
@@ -69,13 +79,19 @@ impl Row<'_> {
         };
         self.stage.control.seed(&seed).await.expect("the tenant is seeded");
         self.stage.secret(&format!("key-{}", self.name), &[("apikey", &self.key())]).await;
-        if self.phase == Phase::Creation {
+        // Where the tenant is to pause nobody else may have a call under way: the provider is through with its own look first.
+        let is_alone = self.fault.pause().is_some() && self.operation != IAM;
+        if self.phase == Phase::Creation && !is_alone {
             self.inject().await;
         }
         let mut provider = self.stage.provider_document(&self.name);
         let mine = json!({ "tenantId": self.tenant, "iam": { "apiKey": { "secretRef": { "name": format!("key-{}", self.name) } } } });
         merge(&mut provider["spec"]["appId"], mine);
         self.stage.apply(&provider).await.expect("the provider is accepted");
+        if self.phase == Phase::Creation && is_alone {
+            self.provider_is_ready().await;
+            self.inject().await;
+        }
         let spec = json!({
             "providerRef": { "name": self.name }, "displayName": "one", "scopes": ["read"], "roles": ["shopper"],
             "redirectUris": ["https://a.example.com/", "https://b.example.com/"], "secret": { "name": format!("secret-of-{}", self.name) },
@@ -83,16 +99,25 @@ impl Row<'_> {
         self.stage.application(&self.name, spec).await;
     }
 
+    async fn provider_is_ready(&self) {
+        self.stage.provider_where(&self.name, "is ready", |object| provider_condition(object, "Ready") == Some(("True", "Ready"))).await;
+    }
+
     async fn inject(&self) {
-        let action = self.fault.action(self.operation, &self.stage.simulator.urls().noted);
+        let date = date();
+        let action = self.fault.action(self.operation, &self.stage.simulator.urls().noted, date);
         let rule = Rule::every(self.operation, action);
         let rule = if self.operation == IAM { rule.body_contains(&self.key()) } else { rule.tenant(&self.tenant) };
-        self.stage.control.inject(&rule).await.expect("the fault is accepted");
-        let hidden = if self.phase == Phase::Deletion { DELETE } else { GET };
-        if self.operation == LIST {
-            let not_found = Fault::NotFoundJson.action(hidden, "");
-            self.stage.control.inject(&Rule::every(hidden, not_found).tenant(&self.tenant)).await.expect("the fault is accepted");
-        }
+        let injected = self.stage.control.inject(&rule).await.expect("the fault is accepted");
+        self.injected.set(Some(Injected { id: injected.id, date }));
+        let besides = match self.operation {
+            LIST if self.phase == Phase::Deletion => Rule::every(DELETE, Fault::NotFoundJson.action(DELETE, "", date)),
+            LIST => Rule::every(GET, Fault::NotFoundJson.action(GET, "", date)),
+            // The token that is there is refused once, so that another one is asked for.
+            IAM if self.phase != Phase::Creation => Rule::next("app_id", Fault::Unauthorized.action(GET, "", date)),
+            _ => return,
+        };
+        self.stage.control.inject(&besides.tenant(&self.tenant)).await.expect("the fault is accepted");
     }
 
     async fn mend(&self) {
@@ -115,9 +140,34 @@ impl Row<'_> {
                     && object.metadata.deletion_timestamp.is_some() == (self.phase == Phase::Deletion);
                 said && observed(object)
                     && is_new
+                    && self.is_own_failure(object)
                     && (self.phase != Phase::Deletion || condition(object, "Ready").is_some_and(|ready| ready != ("True", "Ready")))
             })
             .await
+    }
+
+    /// Who asks IAM right after somebody else was refused is told so without a call, and asks again soon: that is not the wait for a refusal.
+    fn is_own_failure(&self, object: &AppIdApplication) -> bool {
+        let is_refusal = self.fault.expected(self.phase, self.operation).is_some_and(|(_, wait)| wait == Wait::Refused);
+        let next = object.status.as_ref().and_then(|status| status.next_action_at.as_ref());
+        let is_soon = next.zip(status_written_at(object)).is_some_and(|(next, written)| next.0.duration_since(written).as_secs() < 60);
+        !(self.operation == IAM && is_refusal && is_soon)
+    }
+
+    /// What the provider says of a failure of IAM. While it is made it asks itself; later it asks when an object meets a key that is refused.
+    async fn check_provider(&self) -> Result<(), Flaw> {
+        let Some((reason, _)) = self.fault.expected(self.phase, self.operation).filter(|_| self.operation == IAM) else { return Ok(()) };
+        if self.phase == Phase::Creation || reason == "Unauthorized" {
+            let is = |object: &IdentityProvider| provider_condition(object, "Ready") == Some(("False", reason));
+            let provider = self.stage.provider_where(&self.name, &format!("says {reason}: {:?}", self.fault), is).await;
+            let can_register = provider_condition(&provider, "CanRegister");
+            sure(can_register == Some(("Unknown", "Unknown")), || format!("the provider: {can_register:?}"))?;
+            let next = provider.status.and_then(|status| status.next_action_at);
+            return sure(next.is_some(), || "the provider names no next attempt".into());
+        }
+        let provider = self.stage.providers().get(&self.name).await.expect("it is there");
+        let ready = provider_condition(&provider, "Ready");
+        sure([Some(("True", "Ready")), Some(("False", reason))].contains(&ready), || format!("the provider: {ready:?}"))
     }
 
     fn check_verdict(&self, object: &AppIdApplication) -> Result<(), Flaw> {
@@ -135,8 +185,14 @@ impl Row<'_> {
         let ahead = next.0.duration_since(written).as_secs_f64();
         let failures = status.failures.unwrap_or(0);
         let (least, most) = wait.bounds(failures);
-        let row = format!("{} × {:?}", self.operation, self.fault);
-        self.named.borrow_mut().push(Named { row, tenant: self.tenant.clone(), operation: self.operation, least, next: next.0 });
+        self.named.borrow_mut().push(Named {
+            row: format!("{} × {:?}", self.operation, self.fault),
+            least,
+            next: next.0,
+            injected: self.injected.get().expect("the fault is set"),
+            fault: self.fault,
+            tenant: self.tenant.clone(),
+        });
         // Between the decision and its write lie some seconds when all rows are at work: only the longest is told from here.
         sure(ahead <= most, || format!("after {failures} failures the next attempt is {ahead} s ahead, not at most {most}"))
     }
@@ -185,6 +241,7 @@ impl Row<'_> {
     async fn creation(&self) -> Result<(), Flaw> {
         let verdict = self.first_verdict(1).await?;
         self.check_verdict(&verdict)?;
+        self.check_provider().await?;
         let secret = self.stage.secret_values(&format!("secret-of-{}", self.name)).await;
         sure(secret.is_none_or(|values| values.contains_key("clientId") && values.contains_key("secret")), || "a partial Secret".into())?;
         let before_registration = [IAM, "app_id.roles.list"].contains(&self.operation);
@@ -205,6 +262,7 @@ impl Row<'_> {
         self.settled(1).await?;
         let secret_name = format!("secret-of-{}", self.name);
         let before = self.stage.secrets().get(&secret_name).await.expect("it is published");
+        self.provider_is_ready().await;
         self.inject().await;
         let spec = json!({
             "displayName": "two", "scopes": ["read", "write"], "roles": ["shopper", "helper"],
@@ -213,6 +271,7 @@ impl Row<'_> {
         let changed = self.stage.patch_application(&self.name, spec).await.expect("the change is accepted");
         let verdict = self.first_verdict(changed.metadata.generation.unwrap_or_default()).await?;
         self.check_verdict(&verdict)?;
+        self.check_provider().await?;
         self.mend().await;
         let generation = self.bump("three").await;
         self.settled(generation).await?;
@@ -222,11 +281,13 @@ impl Row<'_> {
 
     async fn deletion(&self) -> Result<(), Flaw> {
         self.settled(1).await?;
+        self.provider_is_ready().await;
         self.inject().await;
         self.stage.applications().delete(&self.name, &Default::default()).await.expect("the deletion is accepted");
         if self.fault.expected(self.phase, self.operation).is_some() || self.operation == LIST {
             let verdict = self.first_verdict(1).await?;
             self.check_verdict(&verdict)?;
+            self.check_provider().await?;
             if self.fault != Fault::DropAfter {
                 self.counted(1, 0).await?;
             }
