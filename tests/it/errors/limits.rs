@@ -40,7 +40,7 @@ async fn a_full_tenant_is_called_full_whatever_status_and_body_it_answers_with()
             let object = stage.reason(&name, reason).await;
             let what = format!("{status:?} with {bodies:?}");
             assert_eq!(condition(&object, "Registered"), Some(("False", reason)), "{what}");
-            assert_eq!(stage.registered().await, [theirs.clone()], "{what}");
+            assert_eq!(stage.registered().await, std::slice::from_ref(&theirs), "{what}");
             if reason == "LimitReached" {
                 assert_eq!(condition(&object, "Stalled"), Some(("True", reason)), "{what}: somebody has to act");
                 let ahead = status_written_at(&object).zip(object.status.and_then(|status| status.next_action_at));
