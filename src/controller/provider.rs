@@ -207,7 +207,12 @@ impl<P: ProviderObject> Pass<P> {
         let connection = self.connection.as_ref().ok();
         let mut status = ProviderStatus {
             observed_generation: Some(self.subject.generation),
-            tenant: connection.and_then(|connection| connection.tenant.as_ref()).map(ToString::to_string).or_else(|| former.tenant.clone()),
+            // An account is proven by a token only, whatever the spec says.
+            tenant: connection
+                .filter(|connection| matches!(connection.service, Service::AppId(_)))
+                .and_then(|connection| connection.tenant.as_ref())
+                .map(ToString::to_string)
+                .or_else(|| former.tenant.clone()),
             host: connection.map(|connection| connection.host.clone()),
             credentials_version: connection.map(|connection| connection.credentials.clone()),
             identity: former.identity.clone(),

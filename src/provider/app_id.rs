@@ -520,7 +520,7 @@ impl AppId {
         changes: bool,
         answer: &Answer,
     ) -> Result<T, Failure> {
-        self.tenant.read(operation.doing, changes, answer).map_err(|failure| explained(failure, access))
+        self.tenant.read(operation.doing, changes, answer).map_err(|failure| explained(failure, access, answer))
     }
 }
 
@@ -531,9 +531,10 @@ enum Access {
     Write,
 }
 
-/// Says what a refusal means here.
-fn explained(failure: Failure, access: Access) -> Failure {
+/// Says what a refusal means here. A full tenant may say so with any status, also with that of a missing right.
+fn explained(failure: Failure, access: Access, answer: &Answer) -> Failure {
     let reason = match (failure.class, failure.status, access) {
+        (Class::Rejected, Some(400..=499), Access::Write) if answer.speaks_of_a_limit() => Reason::LimitReached,
         (Class::Rejected, Some(403), Access::Read) => Reason::ReaderRoleRequired,
         (Class::Rejected, Some(403), Access::Write) => Reason::WriterRoleRequired,
         (Class::Rejected, Some(404), _) => Reason::TenantNotFound,
@@ -545,12 +546,17 @@ fn explained(failure: Failure, access: Access) -> Failure {
 /// A refused write. A 404 here speaks of the application, not of the tenant: the next pass looks what became of it.
 fn refused(operation: Operation, answer: &Answer) -> Failure {
     let failure = answer.failure(operation.doing, true);
-    if failure.status == Some(404) { failure } else { explained(failure, Access::Write) }
+    if failure.status == Some(404) { failure } else { explained(failure, Access::Write, answer) }
 }
 
-/// A registration that conflicts with another may conflict with our own earlier one: it is looked for before long.
+/// A registration that conflicts with another may conflict with our own earlier one: it is looked for before long. A limit that is reached
+/// is no such conflict.
 fn taken(failure: Failure) -> Failure {
-    if failure.status == Some(409) { Failure { class: Class::Transient, may_have_happened: true, ..failure } } else { failure }
+    if failure.status == Some(409) && failure.reason != Reason::LimitReached {
+        Failure { class: Class::Transient, may_have_happened: true, ..failure }
+    } else {
+        failure
+    }
 }
 
 fn ordered(document: &Map<String, Value>) -> Vec<String> {

@@ -15,8 +15,7 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    model::{Class, Failure},
-    plan::wait::RATE_LIMIT_UNKNOWN,
+    model::{Class, Failure, RATE_LIMIT_UNKNOWN},
     reasons::Reason,
 };
 

@@ -9,6 +9,7 @@ mod deletion;
 mod errors;
 mod first;
 mod generated;
+mod iam;
 mod isolation;
 mod laptop;
 mod ownership;
