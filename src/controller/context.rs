@@ -84,6 +84,7 @@ struct Remembered {
     wakes: u64,
     attended: u64,
     damage: Option<String>,
+    reports: Vec<Timestamp>,
     request: Option<String>,
     wrote: Option<(u64, Instant)>,
     unanswered_since: Option<Timestamp>,
@@ -99,6 +100,10 @@ const CONTESTED_AFTER: usize = 5;
 const CONTEST_WINDOW: Duration = Duration::from_secs(600);
 /// First pause between repairs of a contested Secret; doubles with each further one.
 const CONTEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// More reports than this within [`REPORTS_WINDOW`], with nothing new to say, mean that another operator looks after the same object.
+const REPORTS_MOST: usize = 5;
+const REPORTS_WINDOW: Duration = Duration::from_secs(60);
 
 impl Memory {
     fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Remembered) -> T) -> T {
@@ -164,6 +169,24 @@ impl Memory {
         if version.is_some() || self.0.lock().get(uid).is_some_and(|remembered| remembered.damage.is_some()) {
             self.with(uid, |remembered| remembered.damage = version);
         }
+    }
+
+    /// The status of an object was written.
+    pub fn reported(&self, uid: &str, now: Timestamp) {
+        self.with(uid, |remembered| {
+            remembered.reports.retain(|at| now.duration_since(*at).unsigned_abs() < REPORTS_WINDOW);
+            remembered.reports.push(now);
+        });
+    }
+
+    /// Until when nothing more is reported of an object whose status somebody else writes, too.
+    #[must_use]
+    pub fn reports_again_at(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
+        let memory = self.0.lock();
+        let recent = memory.get(uid)?.reports.iter().filter(|at| now.duration_since(**at).unsigned_abs() < REPORTS_WINDOW);
+        let last = recent.clone().next_back()?;
+        let until = last.checked_add(REPORTS_WINDOW).ok()?;
+        (recent.count() > REPORTS_MOST).then_some(until)
     }
 
     /// Something was sent for the object and not answered: it may still be carried out.
@@ -270,6 +293,14 @@ impl Context {
     /// An object met a failure that speaks of its provider: the provider is looked at, once, so that its own status says so too.
     pub fn doubt(&self, provider: &ProviderKey) {
         if let Some(uid) = self.directory.doubt(provider) {
+            self.memory.wake(&uid);
+            self.wake.provider(provider);
+        }
+    }
+
+    /// An object met a success at the service: a provider that was doubted is looked at again, once.
+    pub fn reassure(&self, provider: &ProviderKey) {
+        if let Some(uid) = self.directory.reassure(provider) {
             self.memory.wake(&uid);
             self.wake.provider(provider);
         }

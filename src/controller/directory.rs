@@ -75,6 +75,8 @@ pub struct Specification {
     pub generation: i64,
     /// Whether its status tells who we are at the service: it was found working before.
     pub has_worked: bool,
+    /// Whether its last check failed.
+    pub has_failed: bool,
     app_id: Option<AppIdProvider>,
     iam: Option<IamProvider>,
     ca_bundle: Option<CaBundle>,
@@ -111,6 +113,8 @@ struct Entry {
     former: Vec<Arc<Connection>>,
     /// Whether an object met a failure that speaks of the provider, since it was last found to work.
     is_doubted: bool,
+    /// Whether an object met a success since, so that it is worth another look.
+    is_reassured: bool,
     /// Whether it was found working with its tenant: only then its budget counts for others.
     has_worked: bool,
 }
@@ -141,6 +145,7 @@ impl Specification {
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
             has_worked: object.status.as_ref().is_some_and(|status| status.identity.is_some()),
+            has_failed: object.status.as_ref().is_some_and(|status| status.failures.is_some()),
             app_id: spec.app_id,
             iam: spec.iam,
             ca_bundle: spec.tls.map(|tls| tls.ca_bundle),
@@ -158,6 +163,7 @@ impl Specification {
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
             has_worked: object.status.as_ref().is_some_and(|status| status.identity.is_some()),
+            has_failed: object.status.as_ref().is_some_and(|status| status.failures.is_some()),
             app_id: spec.app_id,
             iam: spec.iam,
             ca_bundle: spec.tls.map(|tls| tls.ca_bundle),
@@ -238,7 +244,8 @@ impl Directory {
             specification: None,
             current: Err(Problem::new(Reason::ProviderNotReady, "the provider was not looked at yet")),
             former: Vec::new(),
-            is_doubted: false,
+            is_doubted: specification.has_failed,
+            is_reassured: false,
             has_worked: false,
         });
         let is_same = match (&entry.current, &connection) {
@@ -261,7 +268,16 @@ impl Directory {
     pub fn doubt(&self, key: &ProviderKey) -> Option<String> {
         let mut entries = self.entries.lock();
         let entry = entries.get_mut(key)?;
+        entry.is_reassured = false;
         let is_news = !std::mem::replace(&mut entry.is_doubted, true);
+        entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
+    }
+
+    /// An object met a success at the service. Says the provider's UID when that is news about a provider that was doubted.
+    pub fn reassure(&self, key: &ProviderKey) -> Option<String> {
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(key).filter(|entry| entry.is_doubted)?;
+        let is_news = !std::mem::replace(&mut entry.is_reassured, true);
         entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
     }
 
@@ -270,6 +286,7 @@ impl Directory {
         let mut entries = self.entries.lock();
         if let Some(entry) = entries.get_mut(key) {
             entry.is_doubted = false;
+            entry.is_reassured = false;
             if !std::mem::replace(&mut entry.has_worked, true) {
                 share_budgets(&entries);
             }

@@ -99,6 +99,10 @@ impl<P: ProviderObject> Kind for Providers<P> {
     fn settled(context: &Context, object: &P, now: Timestamp) -> Option<Option<Timestamp>> {
         let specification = object.specification();
         let status = object.status().cloned().unwrap_or_default();
+        let is_news = status.observed_generation != object.meta().generation || context.memory.is_woken(&specification.uid);
+        if let Some(again) = context.memory.reports_again_at(&specification.uid, now).filter(|_| !is_news) {
+            return Some(Some(again));
+        }
         let is_loaded = context
             .directory
             .version(&specification.key)
@@ -178,6 +182,7 @@ impl<P: ProviderObject> Pass<P> {
             let api = P::api(self.context.client.clone(), &self.subject.namespace);
             self.subject.write_status(&api, &status).await?;
             self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
+            self.context.memory.reported(&self.subject.uid, now);
         }
         if let Some(announcement) = change {
             cluster::announce(

@@ -27,7 +27,8 @@ const PROPAGATION: Duration = Duration::from_secs(120);
 const FAILURE_IS_SHARED_FOR: Duration = Duration::from_secs(2);
 /// When the reply tells no lifetime.
 const LIFETIME_UNKNOWN: Duration = Duration::from_secs(600);
-const DOING: &str = "getting a token from IAM";
+/// What we are doing when a token is asked for, as a failure says it.
+pub const DOING: &str = "getting a token from IAM";
 
 /// One API key at one IAM, with the token it got: shared by everything that uses the key.
 #[derive(Debug)]

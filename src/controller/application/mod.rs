@@ -29,7 +29,7 @@ use crate::{
         application::{self as rules, Attention, Next, Outcome, ProviderView, Step, Triggers, World},
         layout::Shape,
     },
-    provider::gate::Permit,
+    provider::{gate::Permit, iam},
     reasons::Reason,
 };
 
@@ -120,10 +120,13 @@ impl Kind for Applications {
 
     async fn perform(pass: &mut Pass, step: Step) -> Result<(), Abort> {
         let result = pass.carry_out(&step).await?;
+        if result.is_ok() && step.asks_the_service() {
+            pass.context.reassure(&pass.provider_key());
+        }
         if let Err(failure) = &result {
             tracing::info!(object = %pass.subject.path(), class = failure.class.as_str(), reason = %failure.reason, %failure, "a step failed");
-            let concerns_provider = [Reason::Unauthorized, Reason::TenantNotFound, Reason::ReaderRoleRequired, Reason::WriterRoleRequired];
-            if concerns_provider.contains(&failure.reason) {
+            let reasons = [Reason::Unauthorized, Reason::TenantNotFound, Reason::ReaderRoleRequired, Reason::WriterRoleRequired];
+            if failure.doing == iam::DOING || reasons.contains(&failure.reason) {
                 pass.context.doubt(&pass.provider_key());
             }
             if failure.may_have_happened && step.may_come_late() {
