@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
@@ -23,6 +24,7 @@ use super::{
     Context, Kind, after_abort,
     application::{Applications, claim_of},
     claims::{Claims, ProviderKey},
+    cluster::{self, Announcement, Subject},
     context::{Memory, Settings, Wake},
     directory::{Directory, Specification, index_name},
     leadership::{Candidate, Leadership},
@@ -34,6 +36,7 @@ use super::{
 use crate::{
     api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
     metrics::Metrics,
+    plan::Problem,
     reasons::Reason,
 };
 
@@ -365,16 +368,22 @@ fn on_unreadable(context: &Arc<Context>, kind: &'static str) -> impl Fn(InvalidO
             name = object.name_any(),
             "an object cannot be read by this version; it is left alone"
         );
-        let subject = super::cluster::Subject::of_metadata(kind, &object.metadata);
+        let subject = Subject::of_metadata(kind, &object.metadata);
         let context = context.clone();
         tokio::spawn(async move {
-            let announcement = super::cluster::Announcement {
-                reason: Reason::InvalidSpec,
-                note: "this version of the operator cannot read the object".into(),
-                is_warning: true,
-            };
-            super::cluster::announce(&context.client, &subject, &context.settings.namespace, &context.settings.instance, &announcement)
-                .await;
+            let (client, settings) = (&context.client, &context.settings);
+            let note =
+                "this version of the operator cannot read the object: correct what is not as its schema says, or update the operator";
+            let problem = Problem::new(Reason::InvalidSpec, note);
+            match cluster::report_unreadable(client, &subject, &problem, Timestamp::now()).await {
+                Ok(true) => {
+                    let announcement = Announcement { reason: problem.reason, note: problem.message, is_warning: true };
+                    cluster::announce(client, &subject, &settings.namespace, &settings.instance, &announcement).await;
+                }
+                Ok(false) => {}
+                // The watch brings the newer picture, if there is one.
+                Err(error) => tracing::warn!(object = %subject.path(), %error, "could not say that an object cannot be read"),
+            }
         });
     }
 }

@@ -6,7 +6,7 @@ use identity_simulator::{AccessRole, Action, ApplicationSeed, KeySeed, Rule as F
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use stage::{Effect, Interceptor, Operator, OperatorOptions, PROVIDER, SERVICE_ACCOUNT, SYSTEM, Seen, Stage, TENANT, eventually};
@@ -383,4 +383,35 @@ async fn a_former_objects_secret_of_another_tenant_is_no_reason_to_ask_this_one(
     stage.application("storefront", json!({})).await;
     stage.reason("storefront", "ProviderIdentityChanged").await;
     assert_eq!(stage.calls("app_id.applications.get").await, 0);
+}
+
+/// Promises 9 and 10. A time that the API server takes for one and no program can read; nothing else of the status is lost.
+#[tokio::test]
+async fn an_object_that_cannot_be_read_says_so_and_holds_up_nobody() {
+    let (stage, _interceptor, _operator) = intercepted("promises").await;
+    stage.application("broken", json!({})).await;
+    let id = stage.ready("broken").await.status.and_then(|status| status.client_id);
+    let status = |time: &str| Patch::Merge(json!({ "status": { "missingSince": time } }));
+    let api: Api<DynamicObject> = Api::namespaced_with(
+        stage.client.clone(),
+        &stage.namespace,
+        &ApiResource::erase::<cloud_identity_operator::api::AppIdApplication>(&()),
+    );
+    let parameters = PatchParams { field_manager: Some("user".into()), ..PatchParams::default() };
+    api.patch_status("broken", &parameters, &status("2026-11-28T01:00:00+99:99")).await.expect("the API server takes it");
+    let mut said = json!(null);
+    eventually("the object says that it cannot be read", async || {
+        let object = api.get("broken").await.expect("the API server answers");
+        said = object.data["status"].clone();
+        let conditions = said["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| condition["type"] == "Ready" && condition["reason"] == "InvalidSpec")
+    })
+    .await;
+    assert_eq!(said["clientId"], json!(id), "{said}");
+    stage.application("other", json!({})).await;
+    stage.ready("other").await;
+    stage.event("broken", "InvalidSpec").await;
+    api.patch_status("broken", &parameters, &status("2026-11-28T01:00:00Z")).await.expect("the API server takes it");
+    let mended = stage.ready("broken").await;
+    assert_eq!(mended.status.and_then(|status| status.client_id), id);
 }

@@ -171,6 +171,8 @@ impl Fault {
             Self::BadRequest => ("Rejected", Wait::Refused),
             // Of a key that is new, IAM may not have heard yet.
             Self::Unauthorized if operation == IAM => ("Unauthorized", Wait::Grows),
+            // A new credential may not be known to the token endpoint yet: at first it is tried again soon.
+            Self::Unauthorized if operation == TOKEN => ("Unauthorized", Wait::Grows),
             Self::Unauthorized => ("Unauthorized", Wait::Refused),
             Self::Forbidden if !is_management => ("Rejected", Wait::Refused),
             Self::Forbidden if needs_writer(operation) => ("WriterRoleRequired", Wait::Refused),
