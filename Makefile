@@ -25,7 +25,7 @@ demo: require-rust control-plane ## Show the operator at work on a real API serv
 	@cargo run --quiet --locked -p demo -- $(ARGS)
 
 .PHONY: test
-test: require-rust check unit control-plane sdk integration ## Everything but the benchmark
+test: require-rust check unit control-plane sdk integration story ## Everything but the benchmark
 
 .PHONY: check
 check: require-rust ## Format, lints, documentation
@@ -45,6 +45,11 @@ sdk: ## Install IBM's SDKs for the tests (Node and Python)
 integration: require-rust control-plane ## Tests against a real control plane and the simulator
 	cargo build --locked --workspace --bins
 	RUST_TEST_THREADS=$(TEST_THREADS) cargo test --locked --workspace --test it
+
+.PHONY: story
+story: require-rust control-plane ## The demo's story, once: fails when it does not go well
+	@cargo build --locked --workspace --bins
+	@cargo run --quiet --locked -p demo -- --once
 
 .PHONY: bench
 bench: require-rust control-plane ## Benchmarks (release build)

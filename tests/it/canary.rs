@@ -1,39 +1,34 @@
 //! Every secret value in these tests is marked; none of them may show up anywhere but in the Secrets themselves.
 
-use std::collections::BTreeSet;
+use std::{sync::Arc, time::Duration};
 
 use base64::Engine;
-use identity_simulator::{Action, Framing, RoleSeed, Rule, When, canaries, spellings};
+use cloud_identity_operator::{
+    api::{ClusterIdentityProvider, ProviderStatus},
+    controller::cluster::SecretContent,
+    metrics::Metrics,
+    model::{Application, ApplicationKind, ClientId, SecretText},
+    plan::{
+        application::{SecretView, Sight},
+        layout::Credential,
+    },
+    provider::{
+        AppId, Gate, HttpSettings, Iam, Tenant,
+        app_id::SharedTenant,
+        gate::Budget,
+        http::{Body, Request},
+    },
+};
+use identity_simulator::{Action, Framing, RoleSeed, Rule, When};
 use k8s_openapi::api::{core::v1::Event as CoreEvent, events::v1::Event};
-use kube::Api;
+use kube::{Api, api::DeleteParams};
 use serde_json::json;
-use stage::{API_KEY, Operator, OperatorOptions, PROVIDER, SYSTEM, Stage, TENANT, condition, eventually};
+use stage::{API_KEY, Forbidden, Operator, OperatorOptions, PROVIDER, SYSTEM, Stage, TENANT, condition, eventually};
 
 /// Everything that a text must not hold: all values that were ever issued or seeded, in every spelling, and their marks.
-struct Forbidden(BTreeSet<String>);
-
-impl Forbidden {
-    async fn of(stage: &Stage, more: &[String]) -> Self {
-        let issued = stage.control.secrets().await.expect("the simulator answers");
-        let values = issued.into_iter().map(|secret| secret.value).chain(more.iter().cloned());
-        // A part of a value is a leak, too: the first twenty characters are enough to know it by.
-        let texts = values.flat_map(|value| {
-            let beginning: String = value.chars().take(20).collect();
-            let hexadecimal = value.bytes().map(|byte| format!("{byte:02x}")).collect();
-            spellings(&value).into_iter().chain([beginning, hexadecimal])
-        });
-        Self(texts.filter(|text| text.len() >= 12).chain(canaries().iter().map(|mark| (*mark).to_owned())).collect())
-    }
-
-    fn search(&self, place: &str, text: &str) -> Vec<String> {
-        let hits = self.0.iter().filter(|forbidden| text.contains(forbidden.as_str()));
-        // What is told names the place alone: a failing test must not print what it looks for.
-        hits.map(|forbidden| {
-            let line = text.lines().position(|line| line.contains(forbidden.as_str())).unwrap_or_default();
-            format!("{place}: a text of {} characters in line {}", forbidden.len(), line + 1)
-        })
-        .collect()
-    }
+async fn forbidden(stage: &Stage, more: &[String]) -> Forbidden {
+    let issued = stage.control.secrets().await.expect("the simulator answers");
+    Forbidden::marks().and(issued.into_iter().map(|secret| secret.value).chain(more.iter().cloned()))
 }
 
 /// Bodies that quote whatever a service could know: the key, a token, a client's secret.
@@ -65,6 +60,9 @@ async fn collect(stage: &Stage, operator: &Operator) -> Vec<(String, String)> {
     }
     for object in stage.providers().list(&Default::default()).await.expect("the API server answers") {
         places.push((format!("provider {:?}", object.metadata.name), serde_json::to_string(&object).expect("JSON")));
+    }
+    for object in cluster_providers(stage).list(&Default::default()).await.expect("the API server answers") {
+        places.push((format!("cluster provider {:?}", object.metadata.name), serde_json::to_string(&object).expect("JSON")));
     }
     for mut secret in stage.secrets().list(&Default::default()).await.expect("the API server answers") {
         (secret.data, secret.string_data) = (None, None);
@@ -108,6 +106,50 @@ async fn failing_stories(stage: &Stage, secret: &str) {
     }
 }
 
+fn cluster_providers(stage: &Stage) -> Api<ClusterIdentityProvider> {
+    Api::all(stage.client.clone())
+}
+
+/// A provider for many namespaces works, and then meets a key that IAM quotes back.
+async fn story_of_a_cluster_provider(stage: &Stage) -> String {
+    let name = format!("{}-shared", stage.namespace);
+    stage.secret("cluster-key", &[("apikey", API_KEY)]).await;
+    let mut document = stage.provider_document(&name);
+    document["kind"] = json!("ClusterIdentityProvider");
+    document["metadata"] = json!({ "name": name });
+    let own =
+        json!({ "allowedNamespaces": { "from": "All" }, "appId": { "iam": { "apiKey": { "secretRef": { "name": "cluster-key" } } } } });
+    stage::merge(&mut document["spec"], own);
+    stage.apply(&document).await.expect("the provider is accepted");
+    stage.application("shared", json!({ "providerRef": { "kind": "ClusterIdentityProvider", "name": name } })).await;
+    stage.ready("shared").await;
+    let key = "cafec0de-nobody-knows-the-key-of-all";
+    let fault = stage.control.inject(&Rule::every("iam.token", quoting(key, 400))).await.expect("accepted");
+    stage.secret("cluster-key", &[("apikey", key)]).await;
+    eventually("the cluster provider notices the bad key", async || {
+        let provider = cluster_providers(stage).get(&name).await.expect("it is there");
+        is_not_ready(provider.status.as_ref())
+    })
+    .await;
+    stage.control.remove_fault(fault.id).await.expect("it goes");
+    name
+}
+
+fn is_not_ready(status: Option<&ProviderStatus>) -> bool {
+    status.is_some_and(|status| status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "False"))
+}
+
+/// A registration that the service does not let go, in words full of secrets, is given up and named.
+async fn story_of_an_orphan(stage: &Stage, secret: &str) {
+    stage.application("orphan", json!({ "redirectUris": ["https://orphan.example.com/"] })).await;
+    let id = stage.ready("orphan").await.status.and_then(|status| status.client_id).expect("a client id");
+    let refusal = Rule::every("app_id.applications.delete", quoting(secret, 403)).path_contains(&id);
+    let fault = stage.control.inject(&refusal).await.expect("accepted");
+    stage.delete("orphan").await;
+    assert!(stage.event("orphan", "Orphaned").await.contains(&id));
+    stage.control.remove_fault(fault.id).await.expect("it goes");
+}
+
 async fn no_secret_leaks(format: &str) {
     let stage = Stage::new("canary").await;
     let role = RoleSeed { name: "shopper".into(), ..RoleSeed::default() };
@@ -115,7 +157,8 @@ async fn no_secret_leaks(format: &str) {
     let options = OperatorOptions {
         log_filter: "trace".into(),
         arguments: vec!["--log-format".into(), format.into()],
-        leader_election: false,
+        namespace: stage.namespace.clone(),
+        deletion_budget: "3s".into(),
         ..OperatorOptions::default()
     };
     let operator = stage.operator_with(options).await;
@@ -130,6 +173,8 @@ async fn no_secret_leaks(format: &str) {
     stage.ready("plain").await;
     let issued = stage.secret_values("plain").await.expect("published")["secret"].clone();
     failing_stories(&stage, &issued).await;
+    let cluster_provider = story_of_a_cluster_provider(&stage).await;
+    story_of_an_orphan(&stage, &issued).await;
     // A damaged Secret is put back.
     stage.patch_secret("plain", json!({ "stringData": { "secret": "cafec0de-written-by-somebody" } })).await;
     eventually("the Secret is put back", async || stage.secret_values("plain").await.is_some_and(|values| values["secret"] == issued))
@@ -160,16 +205,17 @@ async fn no_secret_leaks(format: &str) {
             .filter(|(key, _)| key.to_lowercase().contains("secret") && !public.contains(&key.as_str()));
         own.extend(values.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()));
     }
-    own.push(operator.token());
+    own.push(operator.token().to_owned());
     let own: Vec<String> = own.into_iter().filter(|value| value.len() >= 20).collect();
     assert!(own.len() >= 4, "there is something to look for");
-    let forbidden = Forbidden::of(&stage, &own).await;
-    assert!(forbidden.0.len() > 100, "there is something to look for: {}", forbidden.0.len());
+    let forbidden = forbidden(&stage, &own).await;
+    assert!(forbidden.count() > 100, "there is something to look for: {}", forbidden.count());
     assert!(operator.token().starts_with("eyJ"), "the ServiceAccount has a token");
     // The search finds what it should, also inside something larger that is encoded.
     let leak = base64::engine::general_purpose::STANDARD.encode(format!("{}:{issued}", "someone"));
-    assert!(!forbidden.search("a leak", &leak).is_empty() && !forbidden.search("a leak", &operator.token()).is_empty());
+    assert!(!forbidden.search("a leak", &leak).is_empty() && !forbidden.search("a leak", operator.token()).is_empty());
     let places = collect(&stage, &operator).await;
+    cluster_providers(&stage).delete(&cluster_provider, &DeleteParams::default()).await.expect("deleted");
     let log = &places[0].1;
     assert!(log.contains("TRACE") && log.len() > 100_000, "the log is at trace level: {} bytes", log.len());
     assert!(format == "text" || log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "every line is JSON");
@@ -189,4 +235,66 @@ async fn no_secret_shows_up_anywhere_while_the_log_is_text_at_trace_level() {
 #[tokio::test]
 async fn no_secret_shows_in_log_event_status_metric_or_process_whatever_the_service_says() {
     no_secret_leaks("json").await;
+}
+
+/// A panic prints what it holds; what holds a secret has to keep it to itself.
+/// Traps: T50.
+#[test]
+fn no_type_that_holds_a_secret_shows_it_in_a_panic() {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let text = || SecretText::from("cafec0de-held-in-a-panic");
+    let url = || url::Url::parse("https://service.example.com/").expect("a URL");
+    let gate = || Gate::new(Budget { requests_per_second: 1, concurrency: 1 });
+    let tenant = || Tenant::new("test", gate(), &HttpSettings::default(), None, Arc::new(Metrics::default())).expect("it is made");
+    let iam = || Arc::new(Iam::new(tenant(), &url(), text(), Duration::ZERO));
+    let application = || Application {
+        client_id: ClientId::new("client"),
+        name: "name".into(),
+        kind: Some(ApplicationKind::RegularWebApp),
+        secret: Some(text()),
+    };
+    let credential = Credential {
+        client_id: "client".into(),
+        secret: Some(text()),
+        tenant_id: TENANT.into(),
+        origin: "https://service.example.com".into(),
+        cookie_secret: Some(text()),
+    };
+    let content = SecretContent {
+        data: [("secret".to_owned(), text())].into(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        owned: true,
+    };
+    let request = Request {
+        doing: "asking",
+        operation: "test",
+        method: http::Method::POST,
+        url: url(),
+        authorization: Some(text()),
+        body: Body::Empty,
+        deadline: Duration::from_secs(1),
+    };
+    let ours = SecretView::Ours { client_id: None, is_intact: true, held: Some(text()), adopted: false };
+    let leftover = SecretView::Leftover { client_id: None, held: Some(text()), adopted: false, tenant: None };
+    let app_id = AppId::new(tenant(), url(), TENANT.into(), iam(), SharedTenant::new(gate()));
+    let holders: [(&str, Box<dyn std::fmt::Debug + Send>); 11] = [
+        ("SecretText", Box::new(text())),
+        ("Application", Box::new(application())),
+        ("Sight", Box::new(Sight::Present(application()))),
+        ("Ours", Box::new(ours)),
+        ("Leftover", Box::new(leftover)),
+        ("Credential", Box::new(credential)),
+        ("SecretContent", Box::new(content)),
+        ("Request", Box::new(request)),
+        ("Iam", Box::new(iam())),
+        ("AppId", Box::new(app_id)),
+        ("a key that is refused", Box::new(cloud_identity_operator::provider::iam::api_key("cafec0de-{held-in-a-panic"))),
+    ];
+    for (name, holder) in holders {
+        let panicked = std::thread::spawn(move || panic!("{holder:?}")).join().expect_err("it panics");
+        let said = panicked.downcast_ref::<String>().expect("a text");
+        assert!(said.len() > 4, "{name}: {said}");
+        assert_eq!(Forbidden::marks().search(name, said), Vec::<String>::new());
+    }
 }

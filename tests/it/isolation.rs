@@ -4,22 +4,21 @@ use std::time::{Duration, Instant};
 
 use cloud_identity_operator::api::AppIdApplication;
 use futures::future::join_all;
-use identity_simulator::{Action, CallWait, Rule, When, switches::RetryAfter};
+use identity_simulator::{AccessRole, Action, CallWait, KeySeed, Rule, When, switches::RetryAfter};
 use serde_json::json;
 use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, provider_condition, seed, status_written_at};
 
 const OTHER_TENANT: &str = "22222222-3333-4444-8555-666666666666";
-const OTHER_KEY: &str = "cafec0de-api-key-of-the-other-tenant";
+const SLOW_TENANT: &str = "33333333-4444-4555-8666-777777777777";
 
-/// A second tenant at the same services, with a provider `other` of its own.
-async fn another_tenant(stage: &Stage) {
-    stage.control.seed(&seed(OTHER_TENANT, OTHER_KEY)).await.expect("the tenant is seeded");
-    stage.secret("other-key", &[("apikey", OTHER_KEY)]).await;
-    let mut document = stage.provider_document("other");
-    merge(
-        &mut document,
-        json!({ "spec": { "appId": { "tenantId": OTHER_TENANT, "iam": { "apiKey": { "secretRef": { "name": "other-key" } } } } } }),
-    );
+/// Another tenant at the same services, with a key and a provider of its own.
+async fn another_tenant(stage: &Stage, tenant: &str, name: &str) {
+    let key = format!("cafec0de-api-key-of-the-tenant-{name}");
+    stage.control.seed(&seed(tenant, &key)).await.expect("the tenant is seeded");
+    let secret = format!("{name}-key");
+    stage.secret(&secret, &[("apikey", &key)]).await;
+    let mut document = stage.provider_document(name);
+    merge(&mut document, json!({ "spec": { "appId": { "tenantId": tenant, "iam": { "apiKey": { "secretRef": { "name": secret } } } } } }));
     stage.apply(&document).await.expect("the provider is accepted");
 }
 
@@ -27,25 +26,66 @@ async fn provider_is_ready(stage: &Stage, name: &str) {
     stage.provider_where(name, "is ready", |object| provider_condition(object, "Ready") == Some(("True", "Ready"))).await;
 }
 
-/// Promise 9: a tenant that never answers delays only its own objects.
+/// Promise 9: a tenant that never answers and one that answers late delay only their own objects.
 /// Traps: T29.
 #[tokio::test]
-async fn a_hanging_tenant_delays_no_other_tenants_objects() {
+async fn a_hanging_and_a_slow_tenant_delay_no_other_tenants_objects() {
     let stage = Stage::new("hanging").await;
     let _operator = stage.operator().await;
-    another_tenant(&stage).await;
+    another_tenant(&stage, OTHER_TENANT, "other").await;
+    another_tenant(&stage, SLOW_TENANT, "slow").await;
     provider_is_ready(&stage, "other").await;
+    provider_is_ready(&stage, "slow").await;
     // How long it takes here and now when nothing hangs: the machine may be busy with other tests.
     let alone = ten_become_ready(&stage, "before").await;
     stage.control.inject(&Rule::every("app_id", Action::Hang { when: When::BeforeCommit }).tenant(TENANT)).await.expect("accepted");
+    let late = Action::Delay { when: When::BeforeCommit, milliseconds: 5000 };
+    stage.control.inject(&Rule::every("app_id", late).tenant(SLOW_TENANT)).await.expect("accepted");
     stage.provider().await;
-    let names: Vec<String> = (0..60).map(|n| format!("stuck-{n}")).collect();
-    join_all(names.iter().map(|name| stage.application(name, json!({})))).await;
-    stage.control.wait_for_calls(&CallWait { tenant: Some(TENANT.into()), ..CallWait::received("app_id", 4) }).await.expect("they hang");
+    let of = |name: &'static str| json!({ "providerRef": { "name": name } });
+    let names = |prefix: &str| -> Vec<String> { (0..60).map(|n| format!("{prefix}-{n}")).collect() };
+    let (stuck, slow) = (names("stuck"), names("slow"));
+    join_all(stuck.iter().map(|name| stage.application(name, json!({})))).await;
+    join_all(slow.iter().map(|name| stage.application(name, of("slow")))).await;
+    for tenant in [TENANT, SLOW_TENANT] {
+        let four = CallWait { tenant: Some(tenant.into()), ..CallWait::received("app_id.applications", 4) };
+        stage.control.wait_for_calls(&four).await.expect("they are under way");
+    }
     let beside = ten_become_ready(&stage, "beside").await;
     // Far less than the 20 s deadline of a single call to the tenant that hangs would add.
     assert!(beside < 3 * alone + Duration::from_secs(8), "it took {beside:?}, and {alone:?} without the tenant that hangs");
     assert!(stage.control.applications(TENANT).await.expect("the simulator answers").is_empty(), "the other tenant still hangs");
+    // Each of its objects needs three calls, of which sixteen are under way at once: it cannot be through yet, and it goes on.
+    let slow_ones = stage.applications().list(&Default::default()).await.expect("the API server answers").items;
+    let ready = slow_ones.iter().filter(|object| object.metadata.name.as_ref().is_some_and(|name| slow.contains(name)));
+    let ready = ready.filter(|object| condition(object, "Ready") == Some(("True", "Ready"))).count();
+    assert!(ready < slow.len(), "the slow tenant is slow");
+    stage.control.clear_faults().await.expect("mended");
+    stage.ready("slow-0").await;
+}
+
+/// Promise 2: a changed credential is used at once, by the services' own count of time.
+/// Traps: T28.
+#[tokio::test]
+async fn a_changed_credential_is_used_within_three_seconds() {
+    let stage = Stage::new("changed").await;
+    let _operator = stage.operator().await;
+    stage.provider().await;
+    provider_is_ready(&stage, PROVIDER).await;
+    let new =
+        KeySeed { value: "cafec0de-the-next-key".into(), access: [(TENANT.to_owned(), AccessRole::Writer)].into(), ..KeySeed::default() };
+    stage.control.add_key(&new).await.expect("the key is made");
+    for key in ["cafec0de-a-key-nobody-knows", &new.value] {
+        stage.control.clear_journal().await.expect("cleared");
+        stage.secret("ibm-api-key", &[("apikey", key)]).await;
+        let changed = jiff::Timestamp::now();
+        stage.control.wait_for_calls(&CallWait::received("iam.token", 1)).await.expect("it is used");
+        let calls = stage.control.journal().await.expect("the simulator answers");
+        let used = calls.iter().find(|call| call.operation == "iam.token").expect("it is there").time;
+        let gap = used.duration_since(changed).as_secs_f64();
+        assert!(gap <= 3.0, "it took {gap} s");
+    }
+    provider_is_ready(&stage, PROVIDER).await;
 }
 
 async fn ten_become_ready(stage: &Stage, prefix: &str) -> Duration {

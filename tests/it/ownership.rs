@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cloud_identity_operator::api::AppIdApplication;
 use control_plane::ControlPlane;
-use identity_simulator::{Access, ApplicationEdit, ApplicationSeed, Options, RoleSeed, Settings, Simulator, TenantSeed};
+use identity_simulator::{Access, ApplicationEdit, ApplicationSeed, CallWait, Options, RoleSeed, Settings, Simulator, TenantSeed};
 use k8s_openapi::{api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition};
 use kube::{
     Api, ResourceExt,
@@ -240,7 +240,7 @@ async fn a_suspended_object_makes_no_call_and_no_write_and_catches_up_later() {
     let suspended = stage.reason("storefront", "Suspended").await;
     assert_eq!(condition(&suspended, "Ready").map(|(status, _)| status), Some("True"));
     let (calls, mark) = (stage.all_calls().await, stage.mark());
-    stage.patch_secret("storefront", json!({ "stringData": { "secret": "edited" } })).await;
+    stage.patch_secret("storefront", json!({ "stringData": { "secret": "cafec0de-edited" } })).await;
     let edit = ApplicationEdit { name: Some("renamed".into()), ..ApplicationEdit::default() };
     stage.control.edit_application(TENANT, &id, &edit).await.expect("edited");
     tokio::time::sleep(WINDOW).await;
@@ -362,20 +362,30 @@ async fn two_clusters_with_the_same_objects_on_one_tenant_keep_apart() {
     let (first, _operator) = with_drift("twins").await;
     let second = twin(&first, another_cluster().await).await;
     let _other = second.operator_with(OperatorOptions { drift_interval: "2s".into(), ..OperatorOptions::default() }).await;
-    for stage in [&first, &second] {
-        stage.application("storefront", json!({ "scopes": ["orders.read"] })).await;
-    }
-    let (one, two) = (client_id(&first.ready("storefront").await), client_id(&second.ready("storefront").await));
+    const ONE: &str = "https://one.example.com/callback";
+    const TWO: &str = "https://two.example.com/callback";
+    // One after the other: two clusters that write the list in the same moment are the documented exception.
+    first.application("storefront", json!({ "scopes": ["orders.read"], "redirectUris": [ONE] })).await;
+    let one = client_id(&first.ready("storefront").await);
+    second.application("storefront", json!({ "scopes": ["orders.read"], "redirectUris": [TWO] })).await;
+    let two = client_id(&second.ready("storefront").await);
     assert_ne!(one, two);
+    assert_eq!(first.redirect_uris().await, [ONE, TWO]);
     let theirs = application(&first, &two).await;
-    first.application("storefront", json!({ "displayName": "renamed", "scopes": ["orders.write"] })).await;
+    first.application("storefront", json!({ "displayName": "renamed", "scopes": ["orders.write"], "redirectUris": [ONE] })).await;
     first.ready("storefront").await;
     assert_eq!(application(&first, &two).await, theirs);
+    assert_eq!(first.redirect_uris().await, [ONE, TWO]);
     first.delete("storefront").await;
     assert_eq!(first.registered().await, [theirs]);
+    assert_eq!(first.redirect_uris().await, [TWO], "the other cluster's entry stays");
+    // The other cluster looks once more: what it writes within two seconds of a look may be behind, which is the documented exception.
+    first.control.clear_journal().await.expect("cleared");
+    first.control.wait_for_calls(&CallWait::answered("app_id.redirect_uris.get", 1)).await.expect("it looks");
     assert_eq!(client_id(&second.ready("storefront").await), two);
     second.delete("storefront").await;
     assert_eq!(first.registered().await, []);
+    assert_eq!(first.redirect_uris().await, Vec::<String>::new());
 }
 
 /// Promises 2 and 7: deleting a CRD is refused; uninstalling the chart keeps objects, Secrets and registrations; installing it again goes on.

@@ -98,7 +98,7 @@ async fn a_forged_secret_neither_shows_nor_takes_somebody_elses_application() {
             "cloudidentity.dev/client-id": id, "cloudidentity.dev/cluster": cluster, "cloudidentity.dev/tenant": TENANT,
             "cloudidentity.dev/object": format!("AppIdApplication/{}/{name}", stage.namespace),
             "cloudidentity.dev/object-uid": "00000000-0000-4000-8000-000000000000" } },
-            "stringData": { "clientId": id, "secret": "guessed" } });
+            "stringData": { "clientId": id, "secret": "cafec0de-guessed" } });
         restore(&stage, &serde_json::from_value(forged).expect("valid")).await;
         let secret = stage.stored_secret(name).await;
         stage.application(name, json!({ "displayName": "mine now" })).await;

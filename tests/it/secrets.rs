@@ -40,7 +40,7 @@ fn message(object: &cloud_identity_operator::api::AppIdApplication) -> String {
 #[tokio::test]
 async fn a_foreign_secret_stays_bit_identical_until_the_name_is_free() {
     let (stage, _operator) = with_operator("foreign").await;
-    stage.secret("storefront", &[("token", "theirs"), ("clientId", "theirs, too")]).await;
+    stage.secret("storefront", &[("token", "cafec0de-theirs"), ("clientId", "theirs, too")]).await;
     let map: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(stage.client.clone(), &stage.namespace);
     let owner = map.get("simulator-ca").await.expect("it is there");
     let owned = json!({ "metadata": { "name": "backend", "ownerReferences": [
@@ -75,7 +75,7 @@ async fn a_secret_that_appears_during_the_registration_delays_publication_only()
         stage.control.inject(&Rule::next("app_id.applications.create", Action::Hold { when: When::AfterCommit })).await.expect("injected");
     stage.application("storefront", json!({})).await;
     stage.control.wait_for_fault(fault.id).await.expect("the registration is under way");
-    stage.secret("storefront", &[("token", "theirs")]).await;
+    stage.secret("storefront", &[("token", "cafec0de-theirs")]).await;
     let before = stage.stored_secret("storefront").await;
     stage.control.release(fault.id).await.expect("released");
     stage.reason("storefront", "SecretConflict").await;
@@ -136,13 +136,13 @@ async fn an_edited_secret_is_repaired_in_place_and_foreign_keys_in_it_stay() {
     stage
         .patch_secret(
             "storefront",
-            json!({ "stringData": { "added-by-a-person": "stays" }, "metadata": { "labels": { "theirs": "stays" } } }),
+            json!({ "stringData": { "added-by-a-person": "cafec0de-stays" }, "metadata": { "labels": { "theirs": "stays" } } }),
         )
         .await;
     let right = stage.stored_secret("storefront").await;
     let watch = stage.watch_secret("storefront").await;
     for (change, reason) in [
-        (json!({ "stringData": { "secret": "edited" } }), "a value was edited"),
+        (json!({ "stringData": { "secret": "cafec0de-edited" } }), "a value was edited"),
         (json!({ "data": { "clientId": null } }), "a key was removed"),
         (json!({ "metadata": { "ownerReferences": null } }), "the owner reference was removed"),
         (json!({ "metadata": { "labels": { "cloudidentity.dev/kind": null, "team": "other" } } }), "labels were removed and edited"),
@@ -158,7 +158,7 @@ async fn an_edited_secret_is_repaired_in_place_and_foreign_keys_in_it_stay() {
         .await;
     }
     assert_eq!(stage.stored_secret("storefront").await.uid(), right.uid());
-    assert_eq!(stage.secret_values("storefront").await.expect("there")["added-by-a-person"], "stays");
+    assert_eq!(stage.secret_values("storefront").await.expect("there")["added-by-a-person"], "cafec0de-stays");
     assert_eq!(watch.count("DELETED"), 0);
     assert_eq!(stage.applications().get("storefront").await.expect("there").uid(), uid);
     assert_eq!((stage.calls("app_id.applications.create").await, stage.calls("app_id.applications.delete").await), (1, 0));
@@ -195,7 +195,7 @@ async fn another_layout_is_one_apply_and_old_keys_go() {
     let (stage, _operator) = with_operator("layouts").await;
     stage.application("storefront", json!({ "secret": { "layout": "AppId" } })).await;
     stage.ready("storefront").await;
-    stage.patch_secret("storefront", json!({ "stringData": { "added-by-a-person": "stays" } })).await;
+    stage.patch_secret("storefront", json!({ "stringData": { "added-by-a-person": "cafec0de-stays" } })).await;
     let first = stage.stored_secret("storefront").await;
     let credential = stage.registered().await[0].secret.clone().expect("a secret");
     let watch = stage.watch_secret("storefront").await;
@@ -282,14 +282,14 @@ async fn a_hostile_writer_meets_few_repairs_and_the_condition_contested() {
     eventually("the object says that the Secret is contested", async || {
         if stage.secret_values("storefront").await == right {
             rounds += 1;
-            stage.patch_secret("storefront", json!({ "stringData": { "secret": format!("hostile {rounds}") } })).await;
+            stage.patch_secret("storefront", json!({ "stringData": { "secret": format!("cafec0de-hostile-{rounds}") } })).await;
         }
         condition(&stage.applications().get("storefront").await.expect("there"), "Ready").is_some_and(|(_, reason)| reason == "Contested")
     })
     .await;
     // The writer goes on for a while.
     for round in 0..20 {
-        stage.patch_secret("storefront", json!({ "stringData": { "secret": format!("more {round}") } })).await;
+        stage.patch_secret("storefront", json!({ "stringData": { "secret": format!("cafec0de-more-{round}") } })).await;
         tokio::time::sleep(WINDOW / 20).await;
     }
     assert!((5..=6).contains(&rounds), "{rounds} rounds");

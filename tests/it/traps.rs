@@ -124,17 +124,23 @@ fn answers() -> BTreeMap<String, BTreeSet<String>> {
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a source");
         let mut rows: Vec<String> = Vec::new();
+        let mut is_test = false;
         for line in text.lines().map(str::trim_start) {
             if let Some(list) = line.strip_prefix("/// Traps: ") {
                 let list = list.strip_suffix('.').unwrap_or_else(|| panic!("{}: {line}: it ends with a dot", file.display()));
                 rows.extend(list.split(", ").map(str::to_owned));
             } else if let Some(function) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {
                 let function = function.split(['(', '<']).next().unwrap_or_default();
+                assert!(is_test || rows.is_empty(), "{}: {function} names {rows:?}, but is no test", file.display());
+                is_test = false;
                 for row in rows.drain(..) {
                     assert!(TRAPS.iter().any(|(id, ..)| *id == row), "{}: {function}: there is no row {row}", file.display());
                     answers.entry(row).or_default().insert(name_of(&file, function));
                 }
+            } else if line == "#[test]" || line.starts_with("#[tokio::test") {
+                is_test = true;
             } else if !line.starts_with("///") && !line.starts_with("#[") && !line.starts_with("//") {
+                is_test = false;
                 assert!(rows.is_empty(), "{}: Traps: {rows:?} stands above something that is no test: {line}", file.display());
             }
         }

@@ -30,12 +30,15 @@ pub fn is_marked(value: &str) -> bool {
     canaries().iter().any(|mark| value.contains(mark))
 }
 
-/// The texts as which a secret value could show up: itself, percent-encoded, and the part of its Base64 (both alphabets) that does not
-/// depend on what surrounds it, at each of the three alignments.
+/// The texts as which a secret value could show up: itself, percent-encoded, its bytes as hexadecimal digits (both cases) and as numbers (as
+/// `Debug` and JSON list them), and the part of its Base64 (both alphabets) that does not depend on what surrounds it, at each of the three
+/// alignments.
 #[must_use]
 pub fn spellings(value: &str) -> Vec<String> {
     let percent = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC).to_string();
-    let mut all = vec![value.to_owned(), percent];
+    let bytes: Vec<String> = value.bytes().map(|byte| byte.to_string()).collect();
+    let hexadecimal: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let mut all = vec![value.to_owned(), percent, bytes.join(", "), bytes.join(","), hexadecimal.to_uppercase(), hexadecimal];
     for shift in 0..3 {
         let mut shifted = vec![0_u8; shift];
         shifted.extend_from_slice(value.as_bytes());
@@ -88,6 +91,17 @@ mod tests {
         for before in ["", "a", "ab", "abc"] {
             let text = BASE64_STANDARD.encode(format!("{before}{value}!"));
             assert!(spellings(&value).iter().any(|spelling| text.contains(spelling.as_str())), "{before}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_found_as_bytes_and_as_digits() {
+        let value = format!("{PLAIN}value");
+        let bytes = value.as_bytes();
+        let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let texts = [format!("{bytes:?}"), serde_json::to_string(bytes).expect("JSON"), hexadecimal.to_uppercase(), hexadecimal];
+        for text in texts {
+            assert!(spellings(&value).iter().any(|spelling| text.contains(spelling.as_str())), "{text}");
         }
     }
 }

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use tokio::net::TcpStream;
 
 /// Seeds, watches and disturbs a simulator.
@@ -140,6 +141,11 @@ impl Control {
     /// Replaces all switches.
     pub async fn set_switches(&self, switches: &Switches) -> Reply<Switches> {
         self.call(Method::PUT, "/switches", switches).await
+    }
+
+    /// Names of the switches that the simulator looked at so far.
+    pub async fn consulted(&self) -> Reply<BTreeSet<String>> {
+        self.get("/switches/consulted").await
     }
 
     /// Limits, lifetimes, speed.

@@ -138,6 +138,7 @@ pub(crate) fn router(shared: Arc<Shared>, ca_pem: String) -> Router {
         .route("/reset", post(reset))
         .route("/seed", post(seed))
         .route("/switches", get(switches).put(set_switches))
+        .route("/switches/consulted", get(consulted))
         .route("/settings", get(settings).put(set_settings))
         .route("/tenants", post(add_tenant))
         .route("/tenants/{tenant}", get(tenant).delete(remove_tenant))
@@ -186,9 +187,14 @@ async fn switches(shared: World) -> Json<Switches> {
 
 async fn set_switches(shared: World, Json(switches): Json<Switches>) -> Json<Switches> {
     Json(shared.change(|world| {
-        world.switches = switches;
+        world.replace_switches(switches);
         world.switches.clone()
     }))
+}
+
+/// The questions that came up since the start, whatever was reset meanwhile.
+async fn consulted(shared: World) -> Json<Vec<&'static str>> {
+    Json(shared.look(|world| world.switches.consulted.names().into_iter().collect()))
 }
 
 async fn settings(shared: World) -> Json<Settings> {

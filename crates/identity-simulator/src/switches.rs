@@ -4,6 +4,34 @@
 //! A client of the real service has to live with every position, so a test suite walks over [`Switches::positions`].
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Which questions came up: a test that walks over positions knows by it whether a position could matter at all.
+///
+/// Shared by all copies; two records are equal whatever is in them.
+#[derive(Clone, Debug, Default)]
+pub struct Consulted(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl PartialEq for Consulted {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Consulted {}
+
+impl Consulted {
+    fn note(&self, switch: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(switch);
+    }
+
+    /// The names of the switches.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<&'static str> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// Declares each question with its positions once; the struct, the enumerations and the walk over all positions follow from it.
 macro_rules! switches {
@@ -29,9 +57,25 @@ macro_rules! switches {
         #[serde(default, deny_unknown_fields)]
         pub struct Switches {
             $( $(#[$question])* pub $field: $name, )+
+            /// What was looked at.
+            #[serde(skip)]
+            pub consulted: Consulted,
         }
 
         impl Switches {
+            $(
+                pub(crate) fn $field(&self) -> $name {
+                    self.consulted.note(stringify!($field));
+                    self.$field
+                }
+            )+
+
+            /// The names of all switches.
+            #[must_use]
+            pub fn names() -> &'static [&'static str] {
+                &[$( stringify!($field), )+]
+            }
+
             /// The default, then one variant for every other position of every switch, with a name that says which.
             #[must_use]
             pub fn positions() -> Vec<(&'static str, Switches)> {

@@ -82,11 +82,17 @@ impl World {
         self.keys.clear();
         self.key_ids.clear();
         self.rights.clear();
-        self.switches = Switches::default();
+        self.replace_switches(Switches::default());
         self.settings = Settings::default();
         self.journal.clear();
         self.faults.clear();
         self.noted.clear();
+    }
+
+    /// What was looked at so far stays known.
+    pub(crate) fn replace_switches(&mut self, switches: Switches) {
+        let consulted = self.switches.consulted.clone();
+        self.switches = Switches { consulted, ..switches };
     }
 
     pub(crate) fn report(&self) -> StateReport {
@@ -114,7 +120,7 @@ impl World {
 
     pub(crate) fn seed(&mut self, seed: Seed) -> Result<(), SeedError> {
         if let Some(switches) = seed.switches {
-            self.switches = switches;
+            self.replace_switches(switches);
         }
         if let Some(settings) = seed.settings {
             self.settings = settings;
@@ -231,7 +237,7 @@ impl World {
     }
 
     pub(crate) fn remove_application(&mut self, tenant: &str, id: &str) -> Result<(), SeedError> {
-        let in_roles = self.switches.deleted_application_in_roles;
+        let in_roles = self.switches.deleted_application_in_roles();
         let removed = self.tenant_mut(tenant)?.remove_application(id, in_roles);
         if removed { Ok(()) } else { Err(SeedError::Absent(format!("application {id}"))) }
     }

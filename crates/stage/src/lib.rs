@@ -7,6 +7,7 @@
 //! parallel on one control plane.
 
 mod chronicle;
+mod forbidden;
 pub mod interceptor;
 mod kubectl;
 mod look;
@@ -27,6 +28,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub use chronicle::{Chronicle, status_written_at};
+pub use forbidden::Forbidden;
 pub use interceptor::{Effect, Interceptor, Seen};
 pub use kubectl::{Said, documents, run};
 pub use look::SecretWatch;

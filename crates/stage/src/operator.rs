@@ -1,6 +1,13 @@
 //! The operator's process.
+//!
+//! # Guarantees
+//!
+//! * It ends with the value, and with us, also when we are killed: a shell beside it reads a pipe whose other end only we hold, and at the end
+//!   of its input kills the operator and removes its log.
+//! * However it ends, its log is searched for the marks of secret values and for its own token: a hit fails the test.
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -11,7 +18,18 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{Error, eventually};
+use crate::{Error, Forbidden, eventually};
+
+/// Leaves a watcher behind and becomes the operator, under the same process id. The watcher reads the pipe: a line says that the operator
+/// is gone already, the end of input that we are. `read` and `kill` are the shell's own.
+const SCRIPT: &str = r#"
+log=$1
+shift
+exec 3<&0 </dev/null
+{ read -r _ <&3 || { kill -KILL $$; /bin/rm -f "$log"; }; } >/dev/null 2>&1 &
+exec 3<&-
+exec "$@"
+"#;
 
 /// How the operator is started.
 #[derive(Clone, Debug)]
@@ -67,8 +85,10 @@ impl OperatorOptions {
 /// A running operator; killed when dropped.
 pub struct Operator {
     child: Child,
+    /// The write end of the watcher's pipe. Nobody else has it: it is closed on exec.
+    watcher: std::fs::File,
     log: PathBuf,
-    kubeconfig: PathBuf,
+    token: String,
     kept: bool,
 }
 
@@ -81,11 +101,13 @@ impl Operator {
     pub async fn start(binary: &Path, kubeconfig: &Path, options: &OperatorOptions) -> Result<Self, Error> {
         let log = std::env::temp_dir().join(format!("cloud-identity-operator-{}.log", uuid::Uuid::new_v4()));
         let output = std::fs::File::create(&log)?;
-        let mut command = Command::new(binary);
+        let mut command = Command::new("/bin/sh");
         command
             .env_clear()
             .env("KUBECONFIG", kubeconfig)
             .envs(options.environment.iter().cloned())
+            .args(["-c", SCRIPT, "operator-supervisor"])
+            .args([&log, binary])
             .args(["run", "--metrics-address", "127.0.0.1:0"])
             .args(["--namespace", &options.namespace])
             .args(["--leader-election", if options.leader_election { "true" } else { "false" }])
@@ -94,14 +116,16 @@ impl Operator {
             .args(["--log-filter", &options.log_filter])
             .args(["--allow-local-addresses", if options.allow_local_addresses { "true" } else { "false" }])
             .args(&options.arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
             .kill_on_drop(true);
         if !options.all_namespaces {
             command.args(["--watch-namespaces", &options.watch_namespaces.join(",")]);
         }
-        Ok(Self { child: command.spawn()?, log, kubeconfig: kubeconfig.to_owned(), kept: false })
+        let mut child = command.spawn()?;
+        let pipe = child.stdin.take().ok_or("the operator has an input")?;
+        Ok(Self { child, watcher: pipe.into_owned_fd()?.into(), log, token: token_in(kubeconfig), kept: false })
     }
 
     /// Process id.
@@ -116,10 +140,8 @@ impl Operator {
 
     /// The token of its ServiceAccount.
     #[must_use]
-    pub fn token(&self) -> String {
-        let text = std::fs::read_to_string(&self.kubeconfig).unwrap_or_default();
-        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
-        words.filter(|word| word.starts_with("eyJ")).max_by_key(|word| word.len()).unwrap_or_default().to_owned()
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// The most memory it ever had in RAM, in bytes (`VmHWM`).
@@ -138,6 +160,12 @@ impl Operator {
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The file that its log is written to.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// The address where it serves metrics, once it does.
@@ -247,18 +275,43 @@ impl Operator {
             drop(std::process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status());
         }
     }
+
+    /// Kills it, if need be, and returns when it is gone: what it logged is complete then.
+    fn end(&mut self) {
+        drop(self.child.start_kill());
+        while matches!(self.child.try_wait(), Ok(None)) {
+            // There is no runtime to wait with when a value is dropped; the kernel needs less than this.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Its process id may be somebody else's from now on.
+        drop(writeln!(self.watcher, "gone"));
+    }
+}
+
+/// The bearer token in a kubeconfig; empty when there is none.
+fn token_in(kubeconfig: &Path) -> String {
+    let text = std::fs::read_to_string(kubeconfig).unwrap_or_default();
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
+    words.filter(|word| word.starts_with("eyJ")).max_by_key(|word| word.len()).unwrap_or_default().to_owned()
 }
 
 impl Drop for Operator {
     fn drop(&mut self) {
+        self.end();
+        let log = self.log();
+        if !self.kept {
+            drop(std::fs::remove_file(&self.log));
+        }
+        let leaks = Forbidden::marks().and([self.token.clone()]).search("the operator's log", &log);
         if std::thread::panicking() {
-            let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(60).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
             eprintln!("--- the operator's log ends ---\n{}\n---", tail.join("\n"));
-        }
-        if !self.kept {
-            drop(std::fs::remove_file(&self.log));
+            if !leaks.is_empty() {
+                eprintln!("and it holds secrets: {leaks:#?}");
+            }
+        } else {
+            assert!(leaks.is_empty(), "{leaks:#?}");
         }
     }
 }

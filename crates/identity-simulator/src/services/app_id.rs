@@ -98,7 +98,7 @@ fn answer(world: &mut World, request: &Request, route: &Route) -> Answer {
     let switches = world.switches.clone();
     let lives_here = |tenant: &&Tenant| request.listener.region.as_deref() == Some(tenant.region.as_str());
     if world.tenants.get(tenant_id).filter(lives_here).is_none() {
-        let asks_first = switches.unknown_tenant == UnknownTenant::AfterAuthentication;
+        let asks_first = switches.unknown_tenant() == UnknownTenant::AfterAuthentication;
         return if is_management && asks_first && caller.is_none() { unauthenticated(&switches) } else { not_found() };
     }
     if let Some(answer) = blocked(world, tenant_id, is_management) {
@@ -132,7 +132,7 @@ fn unauthenticated(switches: &Switches) -> Answer {
 
 fn wrong_method(switches: &Switches, route: &Route) -> Answer {
     let allowed = if route.id.is_some() { "GET, PUT, DELETE" } else { "GET, POST, PUT" };
-    match switches.wrong_method {
+    match switches.wrong_method() {
         WrongMethod::NotFound => not_found(),
         WrongMethod::MethodNotAllowed => {
             refuse(switches, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed").header(ALLOW, allowed)
@@ -143,8 +143,8 @@ fn wrong_method(switches: &Switches, route: &Route) -> Answer {
 /// The IAM role an operation needs (App ID 2).
 fn needed_role(switches: &Switches, operation: &str) -> AccessRole {
     match operation {
-        "app_id.scopes.get" if switches.scopes_reading == ScopesReading::Writer => AccessRole::Writer,
-        "app_id.application_roles.get" if switches.application_roles_reading == ApplicationRolesReading::Writer => AccessRole::Writer,
+        "app_id.scopes.get" if switches.scopes_reading() == ScopesReading::Writer => AccessRole::Writer,
+        "app_id.application_roles.get" if switches.application_roles_reading() == ApplicationRolesReading::Writer => AccessRole::Writer,
         _ if operation.ends_with(".get") || operation.ends_with(".list") => AccessRole::Reader,
         _ => AccessRole::Writer,
     }
@@ -153,7 +153,7 @@ fn needed_role(switches: &Switches, operation: &str) -> AccessRole {
 /// An error of the management API, whose body nobody has verified (App ID 7.1).
 fn refuse(switches: &Switches, status: StatusCode, code: &str, message: &str) -> Answer {
     use crate::switches::ErrorBodies;
-    match switches.error_bodies {
+    match switches.error_bodies() {
         ErrorBodies::Message => Answer::json(status, &json!({"message": message})),
         ErrorBodies::ErrorCode => Answer::json(status, &json!({"error_code": code, "error_description": message})),
         ErrorBodies::Errors => Answer::json(status, &json!({"errors": [{"code": code, "message": message}]})),
@@ -175,14 +175,14 @@ fn blocked(world: &mut World, tenant: &str, is_management: bool) -> Option<Answe
 }
 
 fn too_many_requests(switches: &Switches, left: Duration) -> Answer {
-    let status = match switches.rate_limit_status {
+    let status = match switches.rate_limit_status() {
         RateLimitStatus::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
         RateLimitStatus::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         RateLimitStatus::Forbidden => StatusCode::FORBIDDEN,
     };
     let answer = Answer::json(status, &json!({"error_code": "too many requests", "error_description": "too many requests"}));
     let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-    match switches.retry_after {
+    match switches.retry_after() {
         RetryAfter::Absent => answer,
         RetryAfter::Seconds => answer.header(RETRY_AFTER, &seconds.to_string()),
         RetryAfter::HttpDate => answer.header(RETRY_AFTER, &http_date(seconds)),

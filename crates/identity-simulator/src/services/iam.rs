@@ -142,7 +142,7 @@ fn token(world: &mut World, request: &Request) -> Result<Value, Refusal> {
 }
 
 fn unknown_grant(world: &World, grant: &str) -> Refusal {
-    match world.switches.iam_unknown_grant {
+    match world.switches.iam_unknown_grant() {
         IamUnknownGrant::ValidationFailed => validation_failed("grant_type", grant, APIKEY_GRANT),
         IamUnknownGrant::PropertyMissing => Refusal::missing("grant_type"),
     }
@@ -157,14 +157,14 @@ fn validation_failed(property: &str, value: &str, valid: &str) -> Refusal {
 fn check_key(world: &mut World, value: &str, now: i64) -> Result<(), Refusal> {
     let switches = world.switches.clone();
     let unknown = || {
-        let status = match switches.iam_unknown_key_status {
+        let status = match switches.iam_unknown_key_status() {
             IamUnknownKeyStatus::BadRequest => StatusCode::BAD_REQUEST,
             IamUnknownKeyStatus::Unauthorized => StatusCode::UNAUTHORIZED,
         };
         Refusal::new(status, "BXNIM0415E", "Provided API key could not be found.")
     };
     let disabled = || {
-        let status = match switches.iam_disabled_key_status {
+        let status = match switches.iam_disabled_key_status() {
             IamDisabledKeyStatus::BadRequest => StatusCode::BAD_REQUEST,
             IamDisabledKeyStatus::Unauthorized => StatusCode::UNAUTHORIZED,
             IamDisabledKeyStatus::Forbidden => StatusCode::FORBIDDEN,
@@ -176,7 +176,7 @@ fn check_key(world: &mut World, value: &str, now: i64) -> Result<(), Refusal> {
         return Err(disabled());
     }
     let is_over = key.expires_at.is_some_and(|end| end.as_second() <= now);
-    match (is_over, switches.iam_expired_key) {
+    match (is_over, switches.iam_expired_key()) {
         (false, _) => Ok(()),
         (true, IamExpiredKey::AsDisabled) => Err(disabled()),
         (true, IamExpiredKey::AsUnknown) => Err(unknown()),
@@ -192,7 +192,7 @@ fn check_account(world: &mut World, request: &Request, value: &str) -> Result<()
     if world.key_by_value(value).as_ref().is_some_and(is_expected) {
         return Ok(());
     }
-    Err(match world.switches.iam_other_account {
+    Err(match world.switches.iam_other_account() {
         IamOtherAccount::BadRequest => {
             Refusal::new(StatusCode::BAD_REQUEST, "BXNIM0410E", "Provided API key is not valid for the account.")
         }
@@ -207,7 +207,7 @@ fn issue(world: &mut World, value: &str, has_client: bool, form: &BTreeMap<Strin
     let key = world.key_by_value(value).ok_or_else(internal)?;
     let reusable = |token: &IssuedToken| now - token.issued < (token.expires - token.issued) / 2;
     let token = match key.last_token.clone().filter(reusable) {
-        Some(token) if switches.iam_token_reuse == IamTokenReuse::UntilHalfLife => token,
+        Some(token) if switches.iam_token_reuse() == IamTokenReuse::UntilHalfLife => token,
         _ => {
             let claims = claims(key, &issuer, scope, has_client, now, now + life);
             let header = json!({"kid": KEY_ID, "alg": "RS256"});
@@ -224,7 +224,7 @@ fn issue(world: &mut World, value: &str, has_client: bool, form: &BTreeMap<Strin
         "expiration": token.expires,
         "scope": scope,
     });
-    let absent: &[&str] = match switches.iam_lifetime_fields {
+    let absent: &[&str] = match switches.iam_lifetime_fields() {
         IamLifetimeFields::Both => &[],
         IamLifetimeFields::ExpiresIn => &["expiration"],
         IamLifetimeFields::Expiration => &["expires_in"],
@@ -233,7 +233,7 @@ fn issue(world: &mut World, value: &str, has_client: bool, form: &BTreeMap<Strin
     if let Some(fields) = body.as_object_mut() {
         fields.retain(|name, _| !absent.contains(&name.as_str()));
     }
-    let refresh_token = match (has_client, switches.iam_refresh_token) {
+    let refresh_token = match (has_client, switches.iam_refresh_token()) {
         (false, IamRefreshToken::NotSupported) => Some("not_supported".to_owned()),
         (false, IamRefreshToken::Absent) => None,
         (true, _) | (false, IamRefreshToken::Opaque) => {

@@ -98,10 +98,10 @@ impl Authorization<'_> {
 
     fn key_set(&mut self) -> Reply {
         let keys = keys().map_err(|_| server_error())?;
-        let modulus = keys.app_id.modulus(self.switches.key_modulus == KeyModulus::LeadingZero);
+        let modulus = keys.app_id.modulus(self.switches.key_modulus() == KeyModulus::LeadingZero);
         let key_id = tokens::key_id(self.tenant()?, &self.switches);
         let mut key = json!({"kty": "RSA", "use": "sig", "n": modulus, "e": keys.app_id.exponent(), "kid": key_id});
-        if self.switches.key_algorithm == KeyAlgorithm::Present {
+        if self.switches.key_algorithm() == KeyAlgorithm::Present {
             key["alg"] = json!("RS256");
         }
         Ok(Answer::json(StatusCode::OK, &json!({"keys": [key]})))
@@ -110,7 +110,7 @@ impl Authorization<'_> {
     fn invalid_client(&self) -> Answer {
         let status = StatusCode::UNAUTHORIZED;
         let description = "Invalid client id or secret";
-        match self.switches.invalid_client_body {
+        match self.switches.invalid_client_body() {
             InvalidClientBody::OAuth => oauth_error(status, "invalid_client", description),
             InvalidClientBody::ErrorCode => {
                 Answer::json(status, &json!({"error_code": "INVALID_CLIENT", "error_description": description}))
@@ -123,7 +123,7 @@ impl Authorization<'_> {
     /// The client whose id and secret came with the request. A single-page app has no secret, hence never gets in.
     fn client(&self, form: &BTreeMap<String, String>) -> Result<Application, Answer> {
         let in_body = || Some((form.get("client_id")?.clone(), form.get("client_secret")?.clone()));
-        let body_counts = self.switches.secret_in_body == SecretInBody::Accepted;
+        let body_counts = self.switches.secret_in_body() == SecretInBody::Accepted;
         let credentials = self.request.basic().or_else(|| in_body().filter(|_| body_counts));
         let (id, secret) = credentials.ok_or_else(|| self.invalid_client())?;
         let client = self.tenant()?.client(&id).filter(|client| client.secret.as_ref() == Some(&secret));
@@ -168,13 +168,13 @@ impl Authorization<'_> {
         let field = |name: &str| form.get(name).map(String::as_str).filter(|value| !value.is_empty());
         let tenant = self.tenant()?;
         let audience = field("audience");
-        let refuses = self.switches.unknown_audience == UnknownAudience::Refused;
+        let refuses = self.switches.unknown_audience() == UnknownAudience::Refused;
         if refuses && audience.is_some_and(|audience| tenant.client(audience).is_none()) {
             return Err(oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "unknown audience"));
         }
         let assigned = tokens::assigned_scopes(tenant, &client.roles, audience, &self.switches);
         let granted = tokens::granted_scopes(assigned, field("scope"), &self.switches);
-        if !granted.is_complete && self.switches.scope_not_granted == ScopeNotGranted::Refused {
+        if !granted.is_complete && self.switches.scope_not_granted() == ScopeNotGranted::Refused {
             return Err(oauth_error(StatusCode::BAD_REQUEST, "invalid_scope", "scope is not granted"));
         }
         let life = self.life()?;
@@ -187,7 +187,7 @@ impl Authorization<'_> {
 
     fn token_answer(&self, access: &str, life: Life, scope: &str, more: Value) -> Answer {
         let seconds = life.expires - life.issued;
-        let expires_in = match self.switches.expires_in {
+        let expires_in = match self.switches.expires_in() {
             ExpiresIn::Number => json!(seconds),
             ExpiresIn::Text => json!(seconds.to_string()),
         };
@@ -204,7 +204,7 @@ impl Authorization<'_> {
         if let Some(left) = self.refused_sign_in(&username)? {
             return Err(too_many_requests(&self.switches, left));
         }
-        let status = match self.switches.wrong_password_status {
+        let status = match self.switches.wrong_password_status() {
             WrongPasswordStatus::BadRequest => StatusCode::BAD_REQUEST,
             WrongPasswordStatus::Unauthorized => StatusCode::UNAUTHORIZED,
         };

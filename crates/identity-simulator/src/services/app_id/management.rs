@@ -93,7 +93,7 @@ impl Management<'_> {
     }
 
     fn at_limit(&self, what: &str) -> Answer {
-        let status = match self.switches.limit_status {
+        let status = match self.switches.limit_status() {
             LimitStatus::BadRequest => StatusCode::BAD_REQUEST,
             LimitStatus::Forbidden => StatusCode::FORBIDDEN,
             LimitStatus::Conflict => StatusCode::CONFLICT,
@@ -107,7 +107,7 @@ impl Management<'_> {
         if limit == 0 || self.tenant()?.changes < limit {
             return Ok(());
         }
-        let status = match self.switches.changes_limit_status {
+        let status = match self.switches.changes_limit_status() {
             ChangesLimitStatus::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             ChangesLimitStatus::Forbidden => StatusCode::FORBIDDEN,
             ChangesLimitStatus::BadRequest => StatusCode::BAD_REQUEST,
@@ -126,7 +126,7 @@ impl Management<'_> {
             return Ok(application);
         }
         let is_malformed = uuid::Uuid::try_parse(self.id).is_err();
-        if is_malformed && self.switches.malformed_client_id == MalformedClientId::BadRequest {
+        if is_malformed && self.switches.malformed_client_id() == MalformedClientId::BadRequest {
             return Err(self.bad_request("Invalid client id"));
         }
         Err(self.absent("Application"))
@@ -137,7 +137,7 @@ impl Management<'_> {
         let tenant = self.tenant()?;
         let host = self.world.urls.regions.get(&tenant.region).cloned().unwrap_or_default();
         let server = format!("{host}/oauth/v4/{}", tenant.id);
-        let spelling = match self.switches.server_url_spelling {
+        let spelling = match self.switches.server_url_spelling() {
             ServerUrlSpelling::CapitalA => "oAuthServerUrl",
             ServerUrlSpelling::SmallA => "oauthServerUrl",
         };
@@ -150,7 +150,7 @@ impl Management<'_> {
             ("discoveryEndpoint".to_owned(), json!(format!("{server}/.well-known/openid-configuration"))),
             ("type".to_owned(), json!(application.kind)),
         ]);
-        let is_hidden = self.is_reader && self.switches.secrets_for_readers == SecretsForReaders::Absent;
+        let is_hidden = self.is_reader && self.switches.secrets_for_readers() == SecretsForReaders::Absent;
         if let Some(secret) = application.secret.as_ref().filter(|_| !is_hidden) {
             fields.insert("secret".to_owned(), json!(secret));
         }
@@ -159,7 +159,7 @@ impl Management<'_> {
 
     fn list_applications(&mut self) -> Reply {
         let tenant = self.tenant()?;
-        let listed = self.switches.service_credential_client == ServiceCredentialClient::Listed;
+        let listed = self.switches.service_credential_client() == ServiceCredentialClient::Listed;
         let credential = tenant.service_credential.iter().filter(|_| listed);
         let mut applications: Vec<&Application> = tenant.applications.values().chain(credential).collect();
         applications.sort_by_key(|application| application.sequence);
@@ -178,7 +178,7 @@ impl Management<'_> {
     }
 
     fn check_application_name(&self, name: &str) -> Result<(), Answer> {
-        let refused = self.switches.duplicate_application_names == DuplicateApplicationNames::Conflict;
+        let refused = self.switches.duplicate_application_names() == DuplicateApplicationNames::Conflict;
         let is_taken = |application: &Application| application.name == name && application.client_id != self.id;
         if refused && self.tenant()?.applications.values().any(is_taken) {
             return Err(self.refuse(StatusCode::CONFLICT, "CONFLICT", "An application with this name exists"));
@@ -195,7 +195,7 @@ impl Management<'_> {
         };
         self.check_application_name(&name)?;
         let tenant = self.tenant()?;
-        let apart = self.switches.service_credential_client == ServiceCredentialClient::Apart;
+        let apart = self.switches.service_credential_client() == ServiceCredentialClient::Apart;
         let counted = tenant.applications.len() + usize::from(!apart && tenant.service_credential.is_some());
         if counted >= self.world.settings.applications_per_tenant {
             return Err(self.at_limit("applications"));
@@ -204,14 +204,14 @@ impl Management<'_> {
         let made = self.world.add_application(self.tenant_id, seed);
         let application = made.map_err(|error| self.bad_request(&error.to_string()))?;
         let mut shown = self.shown(&application)?;
-        let is_short = self.switches.single_page_answer == SinglePageAnswer::Short;
+        let is_short = self.switches.single_page_answer() == SinglePageAnswer::Short;
         if kind == ApplicationKind::SinglePageApp && is_short {
             shown.retain(|field, _| !matches!(field.as_str(), "profilesUrl" | "discoveryEndpoint"));
         }
-        if self.switches.type_after_registration == TypeAfterRegistration::Absent {
+        if self.switches.type_after_registration() == TypeAfterRegistration::Absent {
             shown.remove("type");
         }
-        let status = match self.switches.application_created {
+        let status = match self.switches.application_created() {
             ApplicationCreated::Ok => StatusCode::OK,
             ApplicationCreated::Created => StatusCode::CREATED,
         };
@@ -233,10 +233,10 @@ impl Management<'_> {
             application.name = name;
         }
         let mut shown = self.shown(self.application()?)?;
-        if self.switches.secret_after_rename == SecretAfterRename::Absent {
+        if self.switches.secret_after_rename() == SecretAfterRename::Absent {
             shown.remove("secret");
         }
-        let status = match self.switches.application_renamed {
+        let status = match self.switches.application_renamed() {
             ApplicationRenamed::Created => StatusCode::CREATED,
             ApplicationRenamed::Ok => StatusCode::OK,
         };
@@ -244,11 +244,11 @@ impl Management<'_> {
     }
 
     fn delete_application(&mut self) -> Reply {
-        let (id, in_roles) = (self.id, self.switches.deleted_application_in_roles);
+        let (id, in_roles) = (self.id, self.switches.deleted_application_in_roles());
         if self.tenant_mut()?.remove_application(id, in_roles) {
             return Ok(Answer::empty(StatusCode::NO_CONTENT).committed());
         }
-        match self.switches.missing_application_deleted {
+        match self.switches.missing_application_deleted() {
             MissingApplicationDeleted::NoContent => Ok(Answer::empty(StatusCode::NO_CONTENT)),
             MissingApplicationDeleted::NotFound => Err(self.application().err().unwrap_or_else(not_found)),
         }
@@ -298,7 +298,7 @@ impl Management<'_> {
         self.application()?;
         let ids = self.parse::<Body>()?.roles.ids;
         if ids.iter().any(|id| self.tenant().is_ok_and(|tenant| !tenant.roles.contains_key(id))) {
-            return Err(match self.switches.unknown_role {
+            return Err(match self.switches.unknown_role() {
                 UnknownRole::BadRequest => self.bad_request("Role not found"),
                 UnknownRole::NotFound => self.absent("Role"),
             });
@@ -348,7 +348,7 @@ impl Management<'_> {
             }
         }
         if tenant.roles.values().any(|role| role.name == body.name && role.id != self.id) {
-            let status = match self.switches.duplicate_role_names {
+            let status = match self.switches.duplicate_role_names() {
                 DuplicateRoleNames::Conflict => StatusCode::CONFLICT,
                 DuplicateRoleNames::BadRequest => StatusCode::BAD_REQUEST,
             };
@@ -381,7 +381,7 @@ impl Management<'_> {
         self.role()?;
         let id = self.id;
         self.tenant_mut()?.remove_role(id);
-        let status = match self.switches.role_deleted {
+        let status = match self.switches.role_deleted() {
             RoleDeleted::Accepted => StatusCode::ACCEPTED,
             RoleDeleted::NoContent => StatusCode::NO_CONTENT,
         };
@@ -392,10 +392,10 @@ impl Management<'_> {
 
     fn get_redirect_uris(&mut self) -> Reply {
         let mut document = self.tenant()?.redirect_uris.clone();
-        if self.switches.redirect_uri_extras == RedirectUriExtras::Hidden {
+        if self.switches.redirect_uri_extras() == RedirectUriExtras::Hidden {
             document.retain(|field, _| field == "redirectUris");
         }
-        if self.switches.redirect_uri_order == RedirectUriOrder::Sorted
+        if self.switches.redirect_uri_order() == RedirectUriOrder::Sorted
             && let Some(Value::Array(uris)) = document.get_mut("redirectUris")
         {
             uris.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
@@ -413,7 +413,7 @@ impl Management<'_> {
             return Err(self.bad_request("invalid redirect URI"));
         }
         let distinct: BTreeSet<String> = uris.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
-        match self.switches.duplicate_redirect_uris {
+        match self.switches.duplicate_redirect_uris() {
             DuplicateRedirectUris::Kept => {}
             DuplicateRedirectUris::Refused if distinct.len() < uris.len() => {
                 return Err(self.bad_request("duplicate redirect URI"));

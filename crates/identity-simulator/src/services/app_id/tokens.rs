@@ -27,7 +27,7 @@ pub(super) fn assigned_scopes(tenant: &Tenant, roles: &BTreeSet<String>, audienc
             continue;
         };
         for scope in access.scopes.intersection(&application.scopes) {
-            let prefixed = audience.is_none() && switches.scope_names == ScopeNames::Prefixed;
+            let prefixed = audience.is_none() && switches.scope_names() == ScopeNames::Prefixed;
             scopes.insert(if prefixed { format!("{}/{scope}", application.name) } else { scope.clone() });
         }
     }
@@ -37,7 +37,7 @@ pub(super) fn assigned_scopes(tenant: &Tenant, roles: &BTreeSet<String>, audienc
 /// The scopes of a client-credentials token.
 pub(super) fn granted_scopes(assigned: BTreeSet<String>, requested: Option<&str>, switches: &Switches) -> Granted {
     let Some(requested) = requested else {
-        let scopes: Vec<String> = match switches.default_scope {
+        let scopes: Vec<String> = match switches.default_scope() {
             DefaultScope::DefaultAlone => vec![DEFAULT_SCOPE.to_owned()],
             DefaultScope::AssignedElseDefault if !assigned.is_empty() => assigned.into_iter().collect(),
             DefaultScope::DefaultAndAssigned | DefaultScope::AssignedElseDefault => {
@@ -50,7 +50,7 @@ pub(super) fn granted_scopes(assigned: BTreeSet<String>, requested: Option<&str>
     let requested: Vec<&str> = requested.split_ascii_whitespace().collect();
     let mut granted: Vec<&str> = requested.iter().copied().filter(is_granted).collect();
     let is_complete = granted.len() == requested.len();
-    let wants_default = switches.default_beside_explicit_scope == DefaultBesideExplicitScope::Present || granted.is_empty();
+    let wants_default = switches.default_beside_explicit_scope() == DefaultBesideExplicitScope::Present || granted.is_empty();
     if wants_default && !granted.contains(&DEFAULT_SCOPE) {
         granted.push(DEFAULT_SCOPE);
     }
@@ -59,7 +59,7 @@ pub(super) fn granted_scopes(assigned: BTreeSet<String>, requested: Option<&str>
 
 /// The id of a tenant's signing key (App ID 6.3).
 pub(super) fn key_id(tenant: &Tenant, switches: &Switches) -> String {
-    match switches.key_id_style {
+    match switches.key_id_style() {
         KeyIdStyle::TenantFirst => format!("appId-{}-{}", tenant.id, tenant.created.strftime("%Y-%m-%dT%H:%M:%S.%3f")),
         KeyIdStyle::TimeFirst => format!("appId-{}-{}", tenant.created.as_millisecond(), tenant.id),
     }

@@ -1,0 +1,3 @@
+//! Tests of the stage itself: what it promises to tests.
+
+mod ending;
