@@ -328,10 +328,11 @@ pub async fn report_unreadable(client: &Client, subject: &Subject, problem: &Pro
         return Ok(false);
     }
     conditions.push(condition);
-    // A merge patch: what else stands in the status are facts that only a version that can read them may take away.
+    // A merge patch: what else stands in the status are facts that only a version that can read them may take away. Nothing counts as
+    // observed, so that whoever can read the object looks at all of it.
     let document = json!({
         "metadata": { "uid": subject.uid, "resourceVersion": object.metadata.resource_version },
-        "status": { "conditions": conditions, "observedGeneration": generation },
+        "status": { "conditions": conditions, "observedGeneration": -1 },
     });
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch_status(&subject.name, &parameters, &Patch::Merge(&document)).await.map_err(Abort::of("writing status"))?;
