@@ -46,6 +46,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     calls: Family<CallLabels, Counter>,
     call_seconds: HistogramFamily<ServiceLabels>,
+    turn_seconds: HistogramFamily<ServiceLabels>,
     passes: Family<KindLabels, Counter>,
     pass_seconds: HistogramFamily<OnlyKind>,
     objects: Family<ReadyLabels, Gauge>,
@@ -61,6 +62,7 @@ impl Default for Metrics {
         let metrics = Self {
             calls: Family::default(),
             call_seconds: Family::new_with_constructor(seconds),
+            turn_seconds: Family::new_with_constructor(seconds),
             passes: Family::default(),
             pass_seconds: Family::new_with_constructor(seconds),
             objects: Family::default(),
@@ -75,6 +77,12 @@ impl Default for Metrics {
             "Duration of calls to identity services",
             Unit::Seconds,
             metrics.call_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "budget_wait",
+            "How long calls to identity services waited for their turn within the tenant's budget",
+            Unit::Seconds,
+            metrics.turn_seconds.clone(),
         );
         registry.register("reconciles", "Passes over objects, by kind and outcome", metrics.passes.clone());
         registry.register_with_unit("reconcile_duration", "Duration of passes over objects", Unit::Seconds, metrics.pass_seconds.clone());
@@ -92,6 +100,11 @@ impl Metrics {
     pub fn remote_call(&self, service: &'static str, operation: &'static str, outcome: &'static str, took: Duration) {
         self.calls.get_or_create(&CallLabels { service, operation, outcome }).inc();
         self.call_seconds.get_or_create(&ServiceLabels { service }).observe(took.as_secs_f64());
+    }
+
+    /// Counts how long a call waited for its turn.
+    pub fn waited(&self, service: &'static str, took: Duration) {
+        self.turn_seconds.get_or_create(&ServiceLabels { service }).observe(took.as_secs_f64());
     }
 
     /// Counts a pass over an object.

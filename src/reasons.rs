@@ -57,7 +57,6 @@ reasons! {
     // in progress
     InProgress, Retried, "Work is under way.";
     ConfirmingAbsence, Retried, "The application was not found; it is looked for once more before anything follows from that.";
-    RegistrationUnclear, Retried, "The answer to a registration was lost; what it may have left behind is looked for.";
     Unknown, Retried, "Not known yet.";
     // the service
     ServiceUnavailable, Retried, "The service does not answer as it should; nothing is changed meanwhile.";

@@ -229,7 +229,8 @@ pub struct AppIdApplicationStatus {
     /// When the published credential was last accepted by the token endpoint for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_at: Option<Time>,
-    /// Since when a second application under our provisional name is possible (the answer to a registration was lost).
+    /// Since when something that was sent to the service and not answered may still be carried out: a registration, or new redirect URIs.
+    /// A minute later what it may have left behind is looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unclear_since: Option<Time>,
     /// Since when the application is not found at the service; acted upon only when a second look says the same.

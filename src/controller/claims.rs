@@ -68,6 +68,8 @@ pub struct Claim {
     pub client_id: Option<ClientId>,
     /// The redirect URIs its spec lists.
     pub redirect_uris: BTreeSet<String>,
+    /// Whether entries at the service may pass to it.
+    pub may_inherit: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
 }
@@ -85,6 +87,8 @@ struct State {
     reserved: HashMap<(String, ClientId), String>,
     by_uri: HashMap<(String, String), BTreeSet<String>>,
     by_provider: HashMap<ProviderKey, BTreeSet<String>>,
+    /// Who waits for a registration that another object holds.
+    waiting: HashMap<(String, ClientId), BTreeSet<String>>,
 }
 
 impl Claims {
@@ -94,8 +98,12 @@ impl Claims {
         if state.by_uid.get(&claim.claimant.uid) == Some(&claim) {
             return Vec::new();
         }
+        let held = |claim: &Claim| claim.tenant.clone().zip(claim.client_id.clone());
+        let kept = state.by_uid.get(&claim.claimant.uid).and_then(held).filter(|registration| Some(registration) == held(&claim).as_ref());
+        let waiting_for_it = kept.and_then(|registration| state.waiting.remove_entry(&registration));
         let waiting = state.withdraw(&claim.claimant.uid);
         state.enter(claim);
+        state.waiting.extend(waiting_for_it);
         waiting
     }
 
@@ -121,10 +129,14 @@ impl Claims {
         if first == uid { None } else { state.claimant(first) }
     }
 
-    /// Who else holds a registration on a tenant.
+    /// Who else than `uid` holds a registration on a tenant. When that one lets go of it, `uid` is among those who waited.
     #[must_use]
-    pub fn holder(&self, tenant: &str, client_id: &ClientId, except: &str) -> Option<Claimant> {
-        self.0.lock().holder(&(tenant.to_owned(), client_id.clone()), except)
+    pub fn holder(&self, tenant: &str, client_id: &ClientId, uid: &str) -> Option<Claimant> {
+        let mut state = self.0.lock();
+        let registration = (tenant.to_owned(), client_id.clone());
+        let holder = state.holder(&registration, uid)?;
+        state.waiting.entry(registration).or_default().insert(uid.to_owned());
+        Some(holder)
     }
 
     /// Takes a registration for an object, unless another object holds it or was quicker.
@@ -147,8 +159,10 @@ impl Claims {
         entries
             .filter_map(|entry| {
                 let lists = state.by_uri.get(&(tenant.to_owned(), entry.clone()))?;
-                let heir =
-                    lists.iter().filter(|uid| *uid != except).find_map(|uid| state.by_uid.get(uid).filter(|claim| !claim.deleting))?;
+                let heir = lists
+                    .iter()
+                    .filter(|uid| *uid != except)
+                    .find_map(|uid| state.by_uid.get(uid).filter(|claim| claim.may_inherit && !claim.deleting))?;
                 Some((entry.clone(), heir.claimant.clone()))
             })
             .collect()
@@ -217,7 +231,12 @@ impl State {
                 prune(&mut self.by_uri, &(tenant.clone(), uri.clone()), &uid.to_owned());
             }
         }
-        self.by_secret.get(&claim.secret).into_iter().flatten().filter_map(|(_, other)| self.claimant(other)).collect()
+        let mut waiting: BTreeSet<String> =
+            self.by_secret.get(&claim.secret).into_iter().flatten().map(|(_, other)| other.clone()).collect();
+        if let (Some(tenant), Some(client_id)) = (claim.tenant, claim.client_id) {
+            waiting.extend(self.waiting.remove(&(tenant, client_id)).into_iter().flatten());
+        }
+        waiting.iter().filter_map(|other| self.claimant(other)).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams, PostParams},
@@ -13,9 +13,11 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+use super::report::whole_seconds;
 use crate::{
     api::{FIELD_MANAGER, FINALIZER, GROUP, ObjectVersion, mark},
     model::{Class, ExposeSecret, Failure, SecretText},
+    plan::Problem,
     reasons::Reason,
 };
 
@@ -300,6 +302,41 @@ pub async fn read_secret(client: &Client, namespace: &str, name: &str) -> Result
         .filter_map(|(key, value)| Some((key, SecretText::from(String::from_utf8(value.0).ok()?))))
         .collect();
     Ok(Some((secret.metadata, data)))
+}
+
+/// Says on an object that cannot be parsed that it cannot, and touches nothing else of it. Whether that is news.
+///
+/// # Errors
+///
+/// When the object has changed, or cannot be read or written.
+pub async fn report_unreadable(client: &Client, subject: &Subject, problem: &Problem, now: Timestamp) -> Result<bool, Abort> {
+    let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(GROUP, "v1alpha1", subject.kind));
+    let api: Api<DynamicObject> = match subject.namespace.as_str() {
+        "" => Api::all_with(client.clone(), &resource),
+        namespace => Api::namespaced_with(client.clone(), namespace, &resource),
+    };
+    let object = api.get(&subject.name).await.map_err(Abort::of("reading an object that cannot be parsed"))?;
+    let generation = object.metadata.generation.unwrap_or_default();
+    let former = object.data.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let (ready, mut conditions): (Vec<Value>, Vec<Value>) = former.into_iter().partition(|condition| condition["type"] == "Ready");
+    let since = ready.iter().find(|former| former["status"] == "False").map(|former| former["lastTransitionTime"].clone());
+    let condition = json!({
+        "type": "Ready", "status": "False", "reason": problem.reason.as_str(), "message": problem.message,
+        "observedGeneration": generation, "lastTransitionTime": since.unwrap_or_else(|| json!(Time(whole_seconds(now)))),
+    });
+    if ready.first() == Some(&condition) {
+        return Ok(false);
+    }
+    conditions.push(condition);
+    // A merge patch: what else stands in the status are facts that only a version that can read them may take away. Nothing counts as
+    // observed, so that whoever can read the object looks at all of it.
+    let document = json!({
+        "metadata": { "uid": subject.uid, "resourceVersion": object.metadata.resource_version },
+        "status": { "conditions": conditions, "observedGeneration": -1 },
+    });
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch_status(&subject.name, &parameters, &Patch::Merge(&document)).await.map_err(Abort::of("writing status"))?;
+    Ok(true)
 }
 
 /// An event about an object.

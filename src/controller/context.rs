@@ -81,9 +81,13 @@ pub struct Memory(Mutex<HashMap<String, Remembered>>);
 struct Remembered {
     checked_at: Option<Timestamp>,
     repairs: Vec<Timestamp>,
-    woken: bool,
+    wakes: u64,
+    attended: u64,
+    damage: Option<String>,
+    reports: Vec<Timestamp>,
     request: Option<String>,
     wrote: Option<(u64, Instant)>,
+    unanswered_since: Option<Timestamp>,
     cluster_failures: u32,
 }
 
@@ -96,6 +100,10 @@ const CONTESTED_AFTER: usize = 5;
 const CONTEST_WINDOW: Duration = Duration::from_secs(600);
 /// First pause between repairs of a contested Secret; doubles with each further one.
 const CONTEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// More reports than this within [`REPORTS_WINDOW`], with nothing new to say, mean that another operator looks after the same object.
+const REPORTS_MOST: usize = 5;
+const REPORTS_WINDOW: Duration = Duration::from_secs(60);
 
 impl Memory {
     fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Remembered) -> T) -> T {
@@ -115,7 +123,7 @@ impl Memory {
 
     /// Something the object depends on has changed.
     pub fn wake(&self, uid: &str) {
-        self.with(uid, |remembered| remembered.woken = true);
+        self.with(uid, |remembered| remembered.wakes += 1);
     }
 
     /// Whether a person's request on the object was taken up in this process.
@@ -131,15 +139,72 @@ impl Memory {
         }
     }
 
-    /// Whether something the object depends on has changed since this was last asked; asking answers it.
-    pub fn take_woken(&self, uid: &str) -> bool {
-        self.0.lock().get_mut(uid).is_some_and(|remembered| std::mem::take(&mut remembered.woken))
+    /// How often something the object depends on has changed so far.
+    #[must_use]
+    pub fn wakes(&self, uid: &str) -> u64 {
+        self.0.lock().get(uid).map_or(0, |remembered| remembered.wakes)
     }
 
-    /// Whether something the object depends on has changed.
+    /// A pass that began after so many changes has reported: they are dealt with.
+    pub fn attended(&self, uid: &str, wakes: u64) {
+        if let Some(remembered) = self.0.lock().get_mut(uid) {
+            remembered.attended = remembered.attended.max(wakes);
+        }
+    }
+
+    /// Whether something the object depends on has changed since the last pass that reported began.
     #[must_use]
     pub fn is_woken(&self, uid: &str) -> bool {
-        self.0.lock().get(uid).is_some_and(|remembered| remembered.woken)
+        self.0.lock().get(uid).is_some_and(|remembered| remembered.wakes > remembered.attended)
+    }
+
+    /// Whether this damage of the Secret was seen before by a pass that could not mend it.
+    #[must_use]
+    pub fn knows_damage(&self, uid: &str, version: &str) -> bool {
+        self.0.lock().get(uid).is_some_and(|remembered| remembered.damage.as_deref() == Some(version))
+    }
+
+    /// How a pass leaves the Secret: damaged in this version, or in order.
+    pub fn leaves_damage(&self, uid: &str, version: Option<String>) {
+        if version.is_some() || self.0.lock().get(uid).is_some_and(|remembered| remembered.damage.is_some()) {
+            self.with(uid, |remembered| remembered.damage = version);
+        }
+    }
+
+    /// The status of an object was written.
+    pub fn reported(&self, uid: &str, now: Timestamp) {
+        self.with(uid, |remembered| {
+            remembered.reports.retain(|at| now.duration_since(*at).unsigned_abs() < REPORTS_WINDOW);
+            remembered.reports.push(now);
+        });
+    }
+
+    /// Until when nothing more is reported of an object whose status somebody else writes, too.
+    #[must_use]
+    pub fn reports_again_at(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
+        let memory = self.0.lock();
+        let recent = memory.get(uid)?.reports.iter().filter(|at| now.duration_since(**at).unsigned_abs() < REPORTS_WINDOW);
+        let last = recent.clone().next_back()?;
+        let until = last.checked_add(REPORTS_WINDOW).ok()?;
+        (recent.count() > REPORTS_MOST).then_some(until)
+    }
+
+    /// Something was sent for the object and not answered: it may still be carried out.
+    pub fn unanswered(&self, uid: &str, now: Timestamp) {
+        self.with(uid, |remembered| remembered.unanswered_since = Some(now));
+    }
+
+    /// Since when, while its status does not say so.
+    #[must_use]
+    pub fn unanswered_since(&self, uid: &str) -> Option<Timestamp> {
+        self.0.lock().get(uid)?.unanswered_since
+    }
+
+    /// The object's status stands as the pass wants it; if `it_tells`, it alone tells from now on what is unanswered.
+    pub fn told(&self, uid: &str, it_tells: bool) {
+        if let Some(remembered) = self.0.lock().get_mut(uid).filter(|_| it_tells) {
+            remembered.unanswered_since = None;
+        }
     }
 
     /// We wrote the object; `resource_version` is what the API server made of it.
@@ -228,6 +293,14 @@ impl Context {
     /// An object met a failure that speaks of its provider: the provider is looked at, once, so that its own status says so too.
     pub fn doubt(&self, provider: &ProviderKey) {
         if let Some(uid) = self.directory.doubt(provider) {
+            self.memory.wake(&uid);
+            self.wake.provider(provider);
+        }
+    }
+
+    /// An object met a success at the service: a provider that was doubted is looked at again, once.
+    pub fn reassure(&self, provider: &ProviderKey) {
+        if let Some(uid) = self.directory.reassure(provider) {
             self.memory.wake(&uid);
             self.wake.provider(provider);
         }

@@ -73,6 +73,10 @@ pub struct Specification {
     pub uid: String,
     /// Its generation.
     pub generation: i64,
+    /// Whether its status tells who we are at the service: it was found working before.
+    pub has_worked: bool,
+    /// Whether its last check failed.
+    pub has_failed: bool,
     app_id: Option<AppIdProvider>,
     iam: Option<IamProvider>,
     ca_bundle: Option<CaBundle>,
@@ -109,6 +113,10 @@ struct Entry {
     former: Vec<Arc<Connection>>,
     /// Whether an object met a failure that speaks of the provider, since it was last found to work.
     is_doubted: bool,
+    /// Whether an object met a success since, so that it is worth another look.
+    is_reassured: bool,
+    /// Whether it was found working with its tenant: only then its budget counts for others.
+    has_worked: bool,
 }
 
 /// What providers of one tenant share. Weak: it lives as long as a connection does.
@@ -136,6 +144,8 @@ impl Specification {
             },
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
+            has_worked: object.status.as_ref().is_some_and(|status| status.identity.is_some()),
+            has_failed: object.status.as_ref().is_some_and(|status| status.failures.is_some()),
             app_id: spec.app_id,
             iam: spec.iam,
             ca_bundle: spec.tls.map(|tls| tls.ca_bundle),
@@ -152,6 +162,8 @@ impl Specification {
             key: ProviderKey { kind: ProviderKind::ClusterIdentityProvider, namespace: String::new(), name: object.name_any() },
             uid: object.uid().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
+            has_worked: object.status.as_ref().is_some_and(|status| status.identity.is_some()),
+            has_failed: object.status.as_ref().is_some_and(|status| status.failures.is_some()),
             app_id: spec.app_id,
             iam: spec.iam,
             ca_bundle: spec.tls.map(|tls| tls.ca_bundle),
@@ -232,7 +244,9 @@ impl Directory {
             specification: None,
             current: Err(Problem::new(Reason::ProviderNotReady, "the provider was not looked at yet")),
             former: Vec::new(),
-            is_doubted: false,
+            is_doubted: specification.has_failed,
+            is_reassured: false,
+            has_worked: false,
         });
         let is_same = match (&entry.current, &connection) {
             (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
@@ -241,22 +255,12 @@ impl Directory {
         };
         let access_changed = entry.specification.as_ref().is_none_or(|before| before.access != specification.access);
         entry.specification = Some(specification.clone());
+        entry.has_worked = specification.has_worked;
         if !is_same {
             let next = connection.map(Arc::new);
             entry.replace(next);
         }
-        let budgets: Vec<(String, Option<TenantIdentity>, Budget)> = entries
-            .values()
-            .filter_map(|entry| entry.current.as_ref().ok())
-            .map(|connection| (connection.host.clone(), connection.tenant.clone(), connection.budget))
-            .collect();
-        for connection in entries.values().filter_map(|entry| entry.current.as_ref().ok()) {
-            if let Service::AppId(app_id) = &connection.service {
-                let alike = budgets.iter().filter(|(host, tenant, _)| *host == connection.host && *tenant == connection.tenant);
-                let smallest = alike.map(|(_, _, budget)| *budget).reduce(Budget::at_most).unwrap_or(connection.budget);
-                app_id.tenant().gate().set_budget(smallest);
-            }
-        }
+        share_budgets(&entries);
         !is_same || access_changed
     }
 
@@ -264,22 +268,39 @@ impl Directory {
     pub fn doubt(&self, key: &ProviderKey) -> Option<String> {
         let mut entries = self.entries.lock();
         let entry = entries.get_mut(key)?;
+        entry.is_reassured = false;
         let is_news = !std::mem::replace(&mut entry.is_doubted, true);
+        entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
+    }
+
+    /// An object met a success at the service. Says the provider's UID when that is news about a provider that was doubted.
+    pub fn reassure(&self, key: &ProviderKey) -> Option<String> {
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(key).filter(|entry| entry.is_doubted)?;
+        let is_news = !std::mem::replace(&mut entry.is_reassured, true);
         entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
     }
 
     /// The provider was found to work.
     pub fn trust(&self, key: &ProviderKey) {
-        if let Some(entry) = self.entries.lock().get_mut(key) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(key) {
             entry.is_doubted = false;
+            entry.is_reassured = false;
+            if !std::mem::replace(&mut entry.has_worked, true) {
+                share_budgets(&entries);
+            }
         }
     }
 
     /// The provider object is gone.
     pub fn remove(&self, key: &ProviderKey) {
-        if let Some(entry) = self.entries.lock().get_mut(key) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(key) {
             entry.specification = None;
             entry.replace(Err(not_found(key)));
+            entry.has_worked = false;
+            share_budgets(&entries);
         }
     }
 
@@ -566,6 +587,18 @@ impl Directory {
 
     fn origin(&self, doing: &'static str, text: &str) -> Result<Url, Problem> {
         http::checked_origin(doing, text, &self.http).map_err(|failure| problem_of(&failure))
+    }
+}
+
+/// Providers of one tenant keep to the smallest of their budgets. One that was never found working is not asked: whoever may create a
+/// provider could slow down a tenant that is not theirs.
+fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
+    let connected = || entries.values().filter_map(|entry| Some((entry.current.as_ref().ok()?, entry.has_worked)));
+    for (connection, _) in connected() {
+        let Service::AppId(app_id) = &connection.service else { continue };
+        let is_alike = |other: &Arc<Connection>| other.host == connection.host && other.tenant == connection.tenant;
+        let alike = connected().filter(|(other, has_worked)| *has_worked && is_alike(other)).map(|(other, _)| other.budget);
+        app_id.tenant().gate().set_budget(alike.reduce(Budget::at_most).unwrap_or(connection.budget));
     }
 }
 

@@ -89,6 +89,8 @@ pub async fn reconcile<K: Kind>(object: Arc<K::Object>, context: Arc<Context>) -
 }
 
 async fn work<K: Kind>(object: Arc<K::Object>, context: Arc<Context>) -> Result<Option<Timestamp>, Abort> {
+    let uid = object.meta().uid.clone().unwrap_or_default();
+    let wakes = context.memory.wakes(&uid);
     let mut pass = K::gather(&context, object).await?;
     while let Some(step) = K::plan(&pass, Timestamp::now()) {
         if !context.leadership.holds() {
@@ -100,7 +102,10 @@ async fn work<K: Kind>(object: Arc<K::Object>, context: Arc<Context>) -> Result<
     if !context.leadership.holds() {
         return Err(Abort::LostLease);
     }
-    K::report(pass, Timestamp::now()).await
+    let again = K::report(pass, Timestamp::now()).await?;
+    // Only now: what woke an object whose pass was cut short is still to be dealt with.
+    context.memory.attended(&uid, wakes);
+    Ok(again)
 }
 
 /// What follows a pass that ended without a report.

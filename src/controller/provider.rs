@@ -99,6 +99,10 @@ impl<P: ProviderObject> Kind for Providers<P> {
     fn settled(context: &Context, object: &P, now: Timestamp) -> Option<Option<Timestamp>> {
         let specification = object.specification();
         let status = object.status().cloned().unwrap_or_default();
+        let is_news = status.observed_generation != object.meta().generation || context.memory.is_woken(&specification.uid);
+        if let Some(again) = context.memory.reports_again_at(&specification.uid, now).filter(|_| !is_news) {
+            return Some(Some(again));
+        }
         let is_loaded = context
             .directory
             .version(&specification.key)
@@ -121,7 +125,6 @@ impl<P: ProviderObject> Kind for Providers<P> {
 
     async fn gather(context: &Arc<Context>, object: Arc<P>) -> Result<Pass<P>, Abort> {
         let specification = object.specification();
-        context.memory.take_woken(&specification.uid);
         let is_changed = context.directory.load(&context.client, &context.secrets, &context.config_maps, &specification).await?;
         if is_changed {
             context.wake_all(context.claims.of_provider(&specification.key));
@@ -179,6 +182,7 @@ impl<P: ProviderObject> Pass<P> {
             let api = P::api(self.context.client.clone(), &self.subject.namespace);
             self.subject.write_status(&api, &status).await?;
             self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
+            self.context.memory.reported(&self.subject.uid, now);
         }
         if let Some(announcement) = change {
             cluster::announce(
@@ -208,7 +212,12 @@ impl<P: ProviderObject> Pass<P> {
         let connection = self.connection.as_ref().ok();
         let mut status = ProviderStatus {
             observed_generation: Some(self.subject.generation),
-            tenant: connection.and_then(|connection| connection.tenant.as_ref()).map(ToString::to_string).or_else(|| former.tenant.clone()),
+            // An account is proven by a token only, whatever the spec says.
+            tenant: connection
+                .filter(|connection| matches!(connection.service, Service::AppId(_)))
+                .and_then(|connection| connection.tenant.as_ref())
+                .map(ToString::to_string)
+                .or_else(|| former.tenant.clone()),
             host: connection.map(|connection| connection.host.clone()),
             credentials_version: connection.map(|connection| connection.credentials.clone()),
             identity: former.identity.clone(),

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
@@ -23,6 +24,7 @@ use super::{
     Context, Kind, after_abort,
     application::{Applications, claim_of},
     claims::{Claims, ProviderKey},
+    cluster::{self, Announcement, Subject},
     context::{Memory, Settings, Wake},
     directory::{Directory, Specification, index_name},
     leadership::{Candidate, Leadership},
@@ -34,6 +36,7 @@ use super::{
 use crate::{
     api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
     metrics::Metrics,
+    plan::Problem,
     reasons::Reason,
 };
 
@@ -189,10 +192,16 @@ async fn work(
     let cluster_providers = Feed::<ClusterIdentityProvider>::new(usize::from(options.cluster_providers));
     for namespace in each(&application_namespaces) {
         let (feed, at) = (applications.clone(), context.clone());
-        watches.spawn(feed.run(scoped(&watching, namespace.as_deref()), on_application(&at), on_unreadable(&at, "AppIdApplication")));
+        watches.spawn(feed.run(
+            scoped(&watching, namespace.as_deref()),
+            namespace.is_some(),
+            on_application(&at),
+            on_unreadable(&at, "AppIdApplication"),
+        ));
         let (feed, at) = (providers.clone(), context.clone());
         watches.spawn(feed.run(
             scoped(&watching, namespace.as_deref()),
+            namespace.is_some(),
             on_provider(&at, |context, object| drop(context.wake.providers.send(object))),
             on_unreadable(&at, "IdentityProvider"),
         ));
@@ -201,11 +210,12 @@ async fn work(
         let (feed, at) = (cluster_providers.clone(), context.clone());
         watches.spawn(feed.run(
             Api::all(watching.clone()),
+            false,
             on_provider(&at, |context, object| drop(context.wake.cluster_providers.send(object))),
             on_unreadable(&at, "ClusterIdentityProvider"),
         ));
         let at = context.clone();
-        watches.spawn(follow(Api::all(watching.clone()), move |event| on_namespace(&at, &mut namespace_writer, &event)));
+        watches.spawn(follow(Api::all(watching.clone()), false, move |event| on_namespace(&at, &mut namespace_writer, &event)));
     }
     // Providers name their Secrets before Secrets are listed: what nobody names is dropped on arrival.
     ready(&providers.store()).await;
@@ -224,11 +234,11 @@ async fn work(
     }
     for namespace in each(&namespaces) {
         let (at, mut view) = (context.clone(), View::new(namespace.clone()));
-        watches.spawn(follow(scoped::<PartialObjectMeta<Secret>>(&watching, namespace.as_deref()), move |event| {
+        watches.spawn(follow(scoped::<PartialObjectMeta<Secret>>(&watching, namespace.as_deref()), namespace.is_some(), move |event| {
             on_secrets(&at, at.secrets.absorb(&mut view, event))
         }));
         let (at, mut view) = (context.clone(), View::new(namespace.clone()));
-        watches.spawn(follow(scoped::<PartialObjectMeta<ConfigMap>>(&watching, namespace.as_deref()), move |event| {
+        watches.spawn(follow(scoped::<PartialObjectMeta<ConfigMap>>(&watching, namespace.as_deref()), namespace.is_some(), move |event| {
             let changed = at.config_maps.absorb(&mut view, event);
             changed.iter().for_each(|key| wake_namers(&at, &at.config_maps, key));
         }));
@@ -358,16 +368,22 @@ fn on_unreadable(context: &Arc<Context>, kind: &'static str) -> impl Fn(InvalidO
             name = object.name_any(),
             "an object cannot be read by this version; it is left alone"
         );
-        let subject = super::cluster::Subject::of_metadata(kind, &object.metadata);
+        let subject = Subject::of_metadata(kind, &object.metadata);
         let context = context.clone();
         tokio::spawn(async move {
-            let announcement = super::cluster::Announcement {
-                reason: Reason::InvalidSpec,
-                note: "this version of the operator cannot read the object".into(),
-                is_warning: true,
-            };
-            super::cluster::announce(&context.client, &subject, &context.settings.namespace, &context.settings.instance, &announcement)
-                .await;
+            let (client, settings) = (&context.client, &context.settings);
+            let note =
+                "this version of the operator cannot read the object: correct what is not as its schema says, or update the operator";
+            let problem = Problem::new(Reason::InvalidSpec, note);
+            match cluster::report_unreadable(client, &subject, &problem, Timestamp::now()).await {
+                Ok(true) => {
+                    let announcement = Announcement { reason: problem.reason, note: problem.message, is_warning: true };
+                    cluster::announce(client, &subject, &settings.namespace, &settings.instance, &announcement).await;
+                }
+                Ok(false) => {}
+                // The watch brings the newer picture, if there is one.
+                Err(error) => tracing::warn!(object = %subject.path(), %error, "could not say that an object cannot be read"),
+            }
         });
     }
 }

@@ -1,6 +1,12 @@
 //! Watches: one task each, so that one that fails slows no other.
 
-use std::{collections::HashSet, fmt::Debug, hash::Hash, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt::Debug,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, TryStreamExt};
 use kube::{
@@ -15,8 +21,14 @@ use kube::{
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
+/// A namespace that may not be read, or does not exist, for this long at the start counts as empty: others must not wait for it.
+const UNREADABLE_FOR: Duration = Duration::from_secs(15);
+
 /// Watches an API and hands every event to `on_event`, in order. Never returns: what fails is logged and started again.
-pub async fn follow<K>(api: Api<K>, mut on_event: impl FnMut(Event<K>) + Send)
+///
+/// With `may_be_missing`, what is forbidden or not found from the start is handed over as an empty list after a while. It is asked for
+/// all the same, and listed when it can be.
+pub async fn follow<K>(api: Api<K>, may_be_missing: bool, mut on_event: impl FnMut(Event<K>) + Send)
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
@@ -26,11 +38,31 @@ where
         .inspect_err(|error| tracing::warn!(kind, error = %first_line(error), "a watch failed; it is started again"))
         .default_backoff();
     let mut stream = Box::pin(stream);
+    let begun = Instant::now();
+    let mut is_listed = !may_be_missing;
     while let Some(event) = stream.next().await {
-        if let Ok(event) = event {
-            on_event(event);
+        match event {
+            Ok(event) => {
+                is_listed |= matches!(event, Event::InitDone);
+                on_event(event);
+            }
+            Err(error) if !is_listed && is_denied(&error) && begun.elapsed() >= UNREADABLE_FOR => {
+                tracing::error!(kind, error = %first_line(&error), "a watched namespace cannot be read; it counts as empty until it can");
+                is_listed = true;
+                on_event(Event::Init);
+                on_event(Event::InitDone);
+            }
+            Err(_) => {}
         }
     }
+}
+
+fn is_denied(error: &watcher::Error) -> bool {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
+        _ => return false,
+    };
+    status.is_forbidden() || status.is_not_found()
 }
 
 fn first_line(error: &watcher::Error) -> String {
@@ -87,12 +119,13 @@ where
     pub async fn run(
         self: Arc<Self>,
         api: Api<DeserializeGuard<K>>,
+        may_be_missing: bool,
         on_change: impl Fn(Change<K>) + Send + Sync,
         on_unreadable: impl Fn(kube::core::error_boundary::InvalidObject) + Send + Sync,
     ) {
         let mut known: HashSet<ObjectRef<K>> = HashSet::new();
         let mut listed: HashSet<ObjectRef<K>> = HashSet::new();
-        follow(api, |event| match event {
+        follow(api, may_be_missing, |event| match event {
             Event::Init => listed.clear(),
             Event::InitApply(DeserializeGuard(Ok(object))) => {
                 listed.insert(ObjectRef::from_obj(&object));
@@ -129,6 +162,11 @@ where
 
     fn apply(&self, object: K, on_change: &impl Fn(Change<K>)) {
         let object = pruned(object);
+        let replaced = self.store.get(&ObjectRef::from_obj(&object)).filter(|former| former.uid() != object.uid());
+        if let Some(former) = replaced {
+            // Its deletion fell into a gap of the watch.
+            on_change(Change::Deleted(former));
+        }
         // Until everything is listed the writer collects; what is applied beside the collection would be lost with it.
         let event = if self.is_complete() {
             Event::Apply(object.clone())

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::reasons::Reason;
 
+/// How long a tenant pauses whose service names no `Retry-After`: App ID blocks for 30 s (App ID documentation, rate limits).
+pub const RATE_LIMIT_UNKNOWN: Duration = Duration::from_secs(30);
+
 /// What happens next after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {

@@ -5,6 +5,6 @@ mod failure;
 mod identity;
 
 pub use application::{Application, ApplicationKind, ClientId, Desired, RoleCatalogue, TenantRole};
-pub use failure::{Class, Failure};
+pub use failure::{Class, Failure, RATE_LIMIT_UNKNOWN};
 pub use identity::{ProvisionalName, TenantIdentity};
 pub use secrecy::{ExposeSecret, SecretString as SecretText};

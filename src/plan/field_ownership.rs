@@ -39,6 +39,12 @@ impl AppliedFields {
     }
 }
 
+/// Keys under `stringData` in anybody's entry.
+#[must_use]
+pub fn string_data(fields: &Value) -> BTreeSet<String> {
+    keys(fields.get("f:stringData"), "f:")
+}
+
 fn keys(parent: Option<&Value>, prefix: &str) -> BTreeSet<String> {
     parent
         .and_then(Value::as_object)

@@ -5,18 +5,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::model::{Class, Failure};
+use crate::model::{Class, Failure, RATE_LIMIT_UNKNOWN};
 
 /// First wait after a transient failure; doubles with each further one.
 const TRANSIENT_FIRST: Duration = Duration::from_secs(2);
-/// Longest wait after a transient failure: a broken object costs at most 288 attempts a day.
+/// Longest wait after a transient failure: with the spread of 20 % a broken object costs at most 360 attempts a day, and a few more while the waits grow.
 const TRANSIENT_MOST: Duration = Duration::from_secs(300);
 /// What was refused is looked at again after this long (± 20 %), because what was wrong is often mended at the service.
 pub const REFUSED: Duration = Duration::from_secs(30 * 60);
 /// What waits for something in the cluster is woken by it; this is only the net below (± 20 %).
 pub const WAITING: Duration = Duration::from_secs(30 * 60);
-/// App ID blocks for 30 s and names no `Retry-After` (App ID documentation, rate limits).
-pub const RATE_LIMIT_UNKNOWN: Duration = Duration::from_secs(30);
 /// A role that does not exist yet is looked for this often.
 pub const ROLE_MISSING: Duration = Duration::from_secs(300);
 
@@ -28,12 +26,18 @@ pub fn after(failure: &Failure, failures: u32, seed: &str) -> Duration {
     match failure.class {
         Class::RateLimited => spread(failure.retry_after.unwrap_or(RATE_LIMIT_UNKNOWN), seed, failures, 0.0, 0.1),
         Class::Transient => {
-            let doubled = TRANSIENT_FIRST.saturating_mul(1_u32 << failures.saturating_sub(1).min(16)).min(TRANSIENT_MOST);
-            let wait = spread(doubled, seed, failures, -0.2, 0.2);
+            let wait = after_transient(failures, seed);
             failure.retry_after.map_or(wait, |told| wait.max(told))
         }
         Class::Unauthorized | Class::Rejected | Class::Unexpected => spread(REFUSED, seed, failures, -0.2, 0.2),
     }
+}
+
+/// How long to wait after so many hiccups in a row.
+#[must_use]
+pub fn after_transient(failures: u32, seed: &str) -> Duration {
+    let doubled = TRANSIENT_FIRST.saturating_mul(1_u32 << failures.saturating_sub(1).min(16)).min(TRANSIENT_MOST);
+    spread(doubled, seed, failures, -0.2, 0.2)
 }
 
 /// `wait`, moved by a share of itself between `least` and `most`, chosen by `seed` and `round`.
@@ -95,6 +99,39 @@ mod tests {
             for failures in 1..50 {
                 let wait = after(&failure(class, None), failures, "uid").as_secs();
                 assert!((24 * 60..=36 * 60).contains(&wait), "{class:?}: {wait}");
+            }
+        }
+    }
+
+    /// Traps: T28.
+    #[test]
+    fn an_object_that_fails_for_a_day_is_tried_a_bounded_number_of_times() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let attempts = |failure: &Failure, seed: &str| {
+            let mut spent = Duration::ZERO;
+            (1..)
+                .take_while(|failures| {
+                    spent += after(failure, *failures, seed);
+                    spent <= DAY
+                })
+                .count()
+                + 1
+        };
+        let most = [
+            // 300 s less a fifth, and eight shorter waits on the way there.
+            (failure(Class::Transient, None), 360 + 8),
+            // 30 minutes less a fifth.
+            (failure(Class::Unauthorized, None), 60 + 1),
+            (failure(Class::Rejected, None), 60 + 1),
+            (failure(Class::Unexpected, None), 60 + 1),
+            // A whole tenant shares these.
+            (failure(Class::RateLimited, None), 2880 + 1),
+        ];
+        for (failure, most) in most {
+            for seed in 0..100 {
+                let attempts = attempts(&failure, &format!("uid-{seed}"));
+                assert!(attempts <= most, "{:?}: {attempts} attempts in a day, not at most {most}", failure.class);
+                assert!(attempts >= most / 2, "{:?}: only {attempts} attempts: what was mended is noticed late", failure.class);
             }
         }
     }

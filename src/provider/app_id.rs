@@ -30,6 +30,9 @@ use crate::{
 
 /// A reading of the tenant's redirect URIs that is older than this is read again before a write.
 const REDIRECT_URIS_FRESH: Duration = Duration::from_secs(2);
+/// So often is the list read for one write, when the tenant's turn is long in coming.
+const READINGS_MOST: usize = 5;
+const MERGING: &str = "writing the tenant's redirect URIs";
 /// What our provisional names begin with: secrets in a list are kept for these alone.
 const PROVISIONAL: &str = "cio-";
 
@@ -70,6 +73,8 @@ impl SharedTenant {
 struct Merge {
     add: BTreeSet<String>,
     remove: BTreeSet<String>,
+    /// Whether a live object lists an entry that is to be removed.
+    is_wanted: Box<dyn Fn(&str) -> bool + Send + Sync>,
     done: oneshot::Sender<Result<Merged, Failure>>,
 }
 
@@ -80,6 +85,61 @@ pub struct Merged {
     pub list: BTreeSet<String>,
     /// Entries that somebody else had added between our last look and the write.
     pub already: BTreeSet<String>,
+    /// Entries to be removed that were not there.
+    pub absent: BTreeSet<String>,
+}
+
+/// What a batch does to the list.
+enum Change {
+    Nothing(BTreeSet<String>),
+    Write { before: BTreeSet<String>, document: Map<String, Value> },
+}
+
+fn merged(mut document: Map<String, Value>, batch: &[Merge]) -> Change {
+    let before = entries(&document);
+    let mut target = before.clone();
+    for merge in batch {
+        target.retain(|uri| !merge.remove.contains(uri) || (merge.is_wanted)(uri));
+    }
+    for merge in batch {
+        target.extend(merge.add.iter().cloned());
+    }
+    if target == before {
+        return Change::Nothing(before);
+    }
+    // Others' entries keep their order; ours come behind them.
+    let mut list: Vec<String> = ordered(&document).into_iter().filter(|uri| target.contains(uri)).collect();
+    list.extend(target.difference(&before).cloned());
+    document.insert("redirectUris".to_owned(), json!(list));
+    Change::Write { before, document }
+}
+
+impl Written {
+    /// What the batch means for one of those who took part in it.
+    fn share_of(&self, merge: &Merge) -> Result<Merged, Failure> {
+        if !merge.add.is_subset(&self.after) {
+            let message = "an entry that was written is not in the list: somebody else writes it too";
+            return Err(Failure::new(MERGING, Class::Transient, Reason::ServiceUnavailable, message));
+        }
+        let stays = |uri: &&String| merge.remove.contains(*uri) && !(merge.is_wanted)(uri);
+        if self.after.iter().any(|uri| stays(&uri)) {
+            let message = "an entry that was removed is still in the list: somebody else writes it too";
+            return Err(Failure::new(MERGING, Class::Transient, Reason::ServiceUnavailable, message));
+        }
+        Ok(Merged {
+            already: merge.add.intersection(&self.added_by_others).cloned().collect(),
+            absent: merge.remove.difference(&self.before).cloned().collect(),
+            list: self.after.clone(),
+        })
+    }
+}
+
+/// What a batch found and left.
+#[derive(Clone)]
+struct Written {
+    before: BTreeSet<String>,
+    after: BTreeSet<String>,
+    added_by_others: BTreeSet<String>,
 }
 
 /// What an operation is called, here and in metrics.
@@ -266,9 +326,10 @@ impl AppId {
         Ok(list)
     }
 
-    /// Merges into the tenant's redirect URIs. Everybody who waits while a write is under way is served by the next one.
+    /// Merges into the tenant's redirect URIs. Everybody who waits while a write is under way is served by the next one; a write that is
+    /// refused fails for the one whose credential it was made with, and the others make their own.
     ///
-    /// `is_wanted` says of an entry to be removed whether a live object lists it by now.
+    /// `is_wanted` says of an entry to be removed whether a live object lists it by now; such an entry stays in the list.
     ///
     /// # Errors
     ///
@@ -278,27 +339,37 @@ impl AppId {
         caller: &Caller,
         add: BTreeSet<String>,
         remove: BTreeSet<String>,
-        is_wanted: impl Fn(&str) -> bool + Send,
+        is_wanted: impl Fn(&str) -> bool + Send + Sync + 'static,
     ) -> Result<Merged, Failure> {
         let (done, mut outcome) = oneshot::channel();
-        self.shared.merges.lock().push(Merge { add, remove, done });
+        self.shared.merges.lock().push(Merge { add, remove, is_wanted: Box::new(is_wanted), done });
         let mut kept = self.shared.redirect_uris.lock().await;
         if let Ok(result) = outcome.try_recv() {
             return result;
         }
-        let batch = std::mem::take(&mut *self.shared.merges.lock());
-        let result = self.write_batch(caller, &mut kept, &batch, &is_wanted).await;
-        drop(kept);
-        for merge in batch {
-            let share = result
-                .clone()
-                .map(|(list, added_by_others)| Merged { already: merge.add.intersection(&added_by_others).cloned().collect(), list });
-            // Who gave up waiting needs no answer.
-            drop(merge.done.send(share));
+        let mut batch = std::mem::take(&mut *self.shared.merges.lock());
+        match self.write_batch(caller, &mut kept, &batch).await {
+            Ok(written) => {
+                for merge in batch {
+                    let share = written.share_of(&merge);
+                    // Who gave up waiting needs no answer.
+                    drop(merge.done.send(share));
+                }
+            }
+            // It may still be carried out: everybody whose entries it holds has to know.
+            Err(failure) if failure.may_have_happened => {
+                batch.into_iter().for_each(|merge| drop(merge.done.send(Err(failure.clone()))));
+            }
+            Err(failure) => {
+                // Closes our own place in the batch; the others are still waiting for the lock.
+                outcome.close();
+                batch.retain(|merge| !merge.done.is_closed());
+                self.shared.merges.lock().extend(batch);
+                return Err(failure);
+            }
         }
-        outcome
-            .await
-            .unwrap_or_else(|_| Err(Failure::new("merging redirect URIs", Class::Transient, Reason::InProgress, "the write was given up")))
+        drop(kept);
+        outcome.await.unwrap_or_else(|_| Err(Failure::new(MERGING, Class::Transient, Reason::InProgress, "the write was given up")))
     }
 
     async fn write_batch(
@@ -306,50 +377,42 @@ impl AppId {
         caller: &Caller,
         kept: &mut Option<(Instant, Map<String, Value>)>,
         batch: &[Merge],
-        is_wanted: &(impl Fn(&str) -> bool + Send),
-    ) -> Result<(BTreeSet<String>, BTreeSet<String>), Failure> {
-        let is_fresh = |kept: &Option<(Instant, Map<String, Value>)>| {
-            kept.as_ref().is_some_and(|(read_at, _)| read_at.elapsed() <= REDIRECT_URIS_FRESH)
-        };
+    ) -> Result<Written, Failure> {
+        let operation = Operation { doing: MERGING, name: "app_id.redirect_uris.set" };
         let mut added_by_others = BTreeSet::new();
-        if !is_fresh(kept) {
+        // Each turn at the tenant may be long in coming; what was read before it is then read again.
+        for _ in 0..READINGS_MOST {
+            if kept.as_ref().is_none_or(|(read_at, _)| read_at.elapsed() > REDIRECT_URIS_FRESH) {
+                let read_at = Instant::now();
+                let document = self.read_redirect_uris(caller).await?;
+                let present = entries(&document);
+                added_by_others = batch.iter().flat_map(|merge| &merge.add).filter(|uri| present.contains(*uri)).cloned().collect();
+                *kept = Some((read_at, document));
+            }
+            let Some((read_at, document)) = kept.clone() else { continue };
+            let (before, document) = match merged(document, batch) {
+                Change::Nothing(present) => {
+                    return Ok(Written { before: present.clone(), after: present, added_by_others });
+                }
+                Change::Write { before, document } => (before, document),
+            };
+            let is_fresh: &(dyn Fn() -> bool + Sync) = &|| read_at.elapsed() <= REDIRECT_URIS_FRESH;
+            let body = Some(Value::Object(document));
+            let answer = self.manage_if(caller, operation, Method::PUT, &["config", "redirect_uris"], body, DEADLINE, is_fresh).await?;
+            let Some(answer) = answer else {
+                *kept = None;
+                continue;
+            };
+            *kept = None;
+            self.succeeded(operation, &answer)?;
             let read_at = Instant::now();
             let document = self.read_redirect_uris(caller).await?;
-            let present = entries(&document);
-            added_by_others = batch.iter().flat_map(|merge| &merge.add).filter(|uri| present.contains(*uri)).cloned().collect();
+            let after = entries(&document);
             *kept = Some((read_at, document));
+            return Ok(Written { before, after, added_by_others });
         }
-        let mut document = kept.take().map(|(_, document)| document).unwrap_or_default();
-        let present = entries(&document);
-        let mut target = present.clone();
-        for merge in batch {
-            target.retain(|uri| !merge.remove.contains(uri) || is_wanted(uri));
-        }
-        for merge in batch {
-            target.extend(merge.add.iter().cloned());
-        }
-        if target == present {
-            *kept = Some((Instant::now(), document));
-            return Ok((present, added_by_others));
-        }
-        // Others' entries keep their order; ours come behind them.
-        let mut list: Vec<String> = ordered(&document).into_iter().filter(|uri| target.contains(uri)).collect();
-        list.extend(target.difference(&present).cloned());
-        document.insert("redirectUris".to_owned(), json!(list));
-        let operation = Operation { doing: "writing the tenant's redirect URIs", name: "app_id.redirect_uris.set" };
-        let answer =
-            self.manage(caller, operation, Method::PUT, &["config", "redirect_uris"], Some(Value::Object(document)), DEADLINE).await?;
-        self.succeeded(operation, &answer)?;
-        let read_at = Instant::now();
-        let document = self.read_redirect_uris(caller).await?;
-        let now_present = entries(&document);
-        *kept = Some((read_at, document));
-        let missing = batch.iter().flat_map(|merge| &merge.add).any(|uri| !now_present.contains(uri));
-        if missing {
-            let message = "an entry that was written is not in the list: somebody else writes it too";
-            return Err(Failure::new(operation.doing, Class::Transient, Reason::ServiceUnavailable, message));
-        }
-        Ok((now_present, added_by_others))
+        let message = "the tenant's turn came too late, again and again: what was read was no longer fresh";
+        Err(Failure::new(MERGING, Class::Transient, Reason::ServiceUnavailable, message))
     }
 
     async fn read_redirect_uris(&self, caller: &Caller) -> Result<Map<String, Value>, Failure> {
@@ -399,42 +462,44 @@ impl AppId {
         body: Option<Value>,
         deadline: Duration,
     ) -> Result<Answer, Failure> {
+        let nothing_was_sent = || Failure::new(operation.doing, Class::Transient, Reason::InProgress, "nothing was sent");
+        self.manage_if(caller, operation, method, path, body, deadline, &|| true).await?.ok_or_else(nothing_was_sent)
+    }
+
+    /// The same, unless `still` says no when it is the tenant's turn; then nothing is sent.
+    #[expect(clippy::too_many_arguments, reason = "one private function makes every management request")]
+    async fn manage_if(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        method: Method,
+        path: &[&str],
+        body: Option<Value>,
+        deadline: Duration,
+        still: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Answer>, Failure> {
+        let mut url = self.origin.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.clear().extend(["management", "v4", &self.tenant_id]).extend(path);
+        }
+        let request = |token: &IamToken| Request {
+            doing: operation.doing,
+            operation: operation.name,
+            method: method.clone(),
+            url: url.clone(),
+            authorization: Some(format!("Bearer {}", token.value.expose_secret()).into()),
+            body: body.as_ref().map_or(Body::Empty, |body| Body::Json(body.clone())),
+            deadline,
+        };
         let token = self.iam.token(caller).await?;
-        let answer = self.manage_with(&token, caller, operation, &method, path, body.as_ref(), deadline).await?;
-        if answer.status != 401 {
+        let answer = self.tenant.call_if(caller, request(&token), still).await?;
+        if answer.as_ref().is_none_or(|answer| answer.status != 401) {
             return Ok(answer);
         }
         // The token may have been revoked or the key replaced: a refused request was not carried out, so one repetition is safe.
         self.iam.refuse(&token).await;
         let token = self.iam.token(caller).await?;
-        self.manage_with(&token, caller, operation, &method, path, body.as_ref(), deadline).await
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one private function makes every management request")]
-    async fn manage_with(
-        &self,
-        token: &IamToken,
-        caller: &Caller,
-        operation: Operation,
-        method: &Method,
-        path: &[&str],
-        body: Option<&Value>,
-        deadline: Duration,
-    ) -> Result<Answer, Failure> {
-        let mut url = self.origin.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.clear().extend(["management", "v4", &self.tenant_id]).extend(path);
-        }
-        let request = Request {
-            doing: operation.doing,
-            operation: operation.name,
-            method: method.clone(),
-            url,
-            authorization: Some(format!("Bearer {}", token.value.expose_secret()).into()),
-            body: body.map_or(Body::Empty, |body| Body::Json(body.clone())),
-            deadline,
-        };
-        self.tenant.call(caller, request).await
+        self.tenant.call_if(caller, request(&token), still).await
     }
 
     /// A change whose answer nobody needs. A page of a gateway is no success, whatever its status.
@@ -455,7 +520,7 @@ impl AppId {
         changes: bool,
         answer: &Answer,
     ) -> Result<T, Failure> {
-        self.tenant.read(operation.doing, changes, answer).map_err(|failure| explained(failure, access))
+        self.tenant.read(operation.doing, changes, answer).map_err(|failure| explained(failure, access, answer))
     }
 }
 
@@ -466,9 +531,10 @@ enum Access {
     Write,
 }
 
-/// Says what a refusal means here.
-fn explained(failure: Failure, access: Access) -> Failure {
+/// Says what a refusal means here. A full tenant may say so with any status, also with that of a missing right.
+fn explained(failure: Failure, access: Access, answer: &Answer) -> Failure {
     let reason = match (failure.class, failure.status, access) {
+        (Class::Rejected, Some(400..=499), Access::Write) if answer.speaks_of_a_limit() => Reason::LimitReached,
         (Class::Rejected, Some(403), Access::Read) => Reason::ReaderRoleRequired,
         (Class::Rejected, Some(403), Access::Write) => Reason::WriterRoleRequired,
         (Class::Rejected, Some(404), _) => Reason::TenantNotFound,
@@ -480,12 +546,17 @@ fn explained(failure: Failure, access: Access) -> Failure {
 /// A refused write. A 404 here speaks of the application, not of the tenant: the next pass looks what became of it.
 fn refused(operation: Operation, answer: &Answer) -> Failure {
     let failure = answer.failure(operation.doing, true);
-    if failure.status == Some(404) { failure } else { explained(failure, Access::Write) }
+    if failure.status == Some(404) { failure } else { explained(failure, Access::Write, answer) }
 }
 
-/// A registration that conflicts with another may conflict with our own earlier one: it is looked for before long.
+/// A registration that conflicts with another may conflict with our own earlier one: it is looked for before long. A limit that is reached
+/// is no such conflict.
 fn taken(failure: Failure) -> Failure {
-    if failure.status == Some(409) { Failure { class: Class::Transient, may_have_happened: true, ..failure } } else { failure }
+    if failure.status == Some(409) && failure.reason != Reason::LimitReached {
+        Failure { class: Class::Transient, may_have_happened: true, ..failure }
+    } else {
+        failure
+    }
 }
 
 fn ordered(document: &Map<String, Value>) -> Vec<String> {

@@ -2,7 +2,8 @@
 //!
 //! One gate per tenant. Waiting requests are served by urgency, then in turn by namespace, so that neither a greedy
 //! namespace nor a mass of drift checks delays what is urgent. While the tenant is paused nobody waits: everybody
-//! is told when to come again, and says so in a status.
+//! is told when to come again, and says so in a status. A tenant that asked for a pause is asked less often afterwards, and
+//! as often as its budget says again once it has answered for a while: other programs may use up the same limit.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,8 +15,7 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    model::{Class, Failure},
-    plan::wait::RATE_LIMIT_UNKNOWN,
+    model::{Class, Failure, RATE_LIMIT_UNKNOWN},
     reasons::Reason,
 };
 
@@ -23,6 +23,10 @@ use crate::{
 const BREAKER_OPENS_AFTER: u32 = 5;
 /// Longest pause of the breaker; then one request is let through.
 const BREAKER_MOST: Duration = Duration::from_secs(30);
+/// The smallest share of its budget that a tenant is left with after pause upon pause.
+const SHARE_LEAST: f64 = 1.0 / 32.0;
+/// By so much of the budget grows the share with each answer: from a half back to the whole takes 250 answers.
+const SHARE_GAINED: f64 = 1.0 / 500.0;
 
 /// How urgent a request is, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +94,8 @@ struct State {
     timer_is_set: bool,
     pause: Option<Pause>,
     failures_in_a_row: u32,
+    /// How much of the budgeted rate is used: all of it, until the service asks for less.
+    share: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +121,7 @@ impl Gate {
                 timer_is_set: false,
                 pause: None,
                 failures_in_a_row: 0,
+                share: 1.0,
             }),
         })
     }
@@ -151,7 +158,9 @@ impl Gate {
 
     /// The service answered as it should: the breaker closes.
     pub fn answered(&self) {
-        self.state.lock().failures_in_a_row = 0;
+        let mut state = self.state.lock();
+        state.failures_in_a_row = 0;
+        state.share = (state.share + SHARE_GAINED).min(1.0);
     }
 
     /// The service did not answer, or with a failure of its own.
@@ -167,7 +176,12 @@ impl Gate {
 
     /// The service asked for a pause; without a number, App ID's documented block.
     pub fn rate_limited(&self, told: Option<Duration>) {
-        self.state.lock().pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN), true);
+        let mut state = self.state.lock();
+        // What was in flight when the pause began says the same once more.
+        if state.current_pause().is_none_or(|pause| !pause.asked_for) {
+            state.share = (state.share / 2.0).max(SHARE_LEAST);
+        }
+        state.pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN), true);
     }
 
     /// Whether the tenant is paused now.
@@ -232,7 +246,7 @@ impl Drop for Permit {
 
 impl State {
     fn interval(&self) -> Duration {
-        Duration::from_secs(1) / self.budget.requests_per_second.max(1)
+        Duration::from_secs(1).div_f64(f64::from(self.budget.requests_per_second.max(1)) * self.share)
     }
 
     /// An idle tenant may start as many requests at once as it may have in flight.
@@ -353,6 +367,32 @@ mod tests {
         drop(hold);
         tokio::time::advance(Duration::from_secs(8)).await;
         assert!(gate.enter("asking", "c", Urgency::Wanted).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_pause_the_service_is_asked_half_as_often_and_as_often_as_before_when_it_has_answered_for_a_while() {
+        let gate = Gate::new(Budget { requests_per_second: 10, concurrency: 1 });
+        let second_of = async |requests: u32| {
+            let begin = Instant::now();
+            for _ in 0..requests {
+                drop(gate.enter("asking", "a", Urgency::Wanted).await.expect("not paused"));
+            }
+            begin.elapsed().as_secs_f64() / f64::from(requests)
+        };
+        for _ in 0..3 {
+            gate.rate_limited(Some(Duration::from_secs(1)));
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!((second_of(20).await - 0.2).abs() < 0.02, "three answers to one burst are one request for a pause");
+        for _ in 0..250 {
+            gate.answered();
+        }
+        assert!((second_of(20).await - 0.1).abs() < 0.02);
+        for _ in 0..20 {
+            gate.rate_limited(Some(Duration::from_secs(1)));
+            tokio::time::advance(Duration::from_secs(2)).await;
+        }
+        assert!(second_of(2).await < 3.3, "never less than a thirty-second part");
     }
 
     #[tokio::test(start_paused = true)]

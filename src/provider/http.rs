@@ -150,10 +150,31 @@ impl Tenant {
     ///
     /// When the tenant is paused or no complete answer came.
     pub async fn call(&self, caller: &Caller, request: Request<'_>) -> Result<Answer, Failure> {
+        let doing = request.doing;
+        let nothing_was_sent = || Failure::new(doing, Class::Transient, Reason::InProgress, "nothing was sent");
+        self.call_if(caller, request, &|| true).await?.ok_or_else(nothing_was_sent)
+    }
+
+    /// The same, unless `still` says no when it is its turn; then nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// When the tenant is paused or no complete answer came.
+    pub async fn call_if(
+        &self,
+        caller: &Caller,
+        request: Request<'_>,
+        still: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Answer>, Failure> {
+        let asked = Instant::now();
         let permit = self.gate.enter(request.doing, &caller.namespace, caller.urgency).await?;
+        self.metrics.waited(self.service, asked.elapsed());
         let (doing, operation, changes) = (request.doing, request.operation, request.method != Method::GET);
         if changes && caller.fence.as_ref().is_some_and(|fence| !fence.holds()) {
             return Err(Failure::new(doing, Class::Transient, Reason::InProgress, "another process leads now; nothing was sent"));
+        }
+        if !still() {
+            return Ok(None);
         }
         let begun = Instant::now();
         let deadline = request.deadline;
@@ -172,12 +193,12 @@ impl Tenant {
             }
         };
         self.metrics.remote_call(self.service, operation, outcome, begun.elapsed());
-        result
+        result.map(Some)
     }
 
     fn note(&self, answer: &Answer) -> &'static str {
         match answer.status {
-            429 => {
+            _ if answer.asks_for_a_pause() => {
                 self.gate.rate_limited(answer.retry_after);
                 "rate_limited"
             }
@@ -278,13 +299,35 @@ impl Answer {
         self.body.is_empty() || (!self.is_html && serde_json::from_slice::<serde::de::IgnoredAny>(&self.body).is_ok())
     }
 
+    /// Whether a refusal speaks of a limit that is reached. No status is documented for that, nor a body, so the words decide.
+    #[must_use]
+    pub fn speaks_of_a_limit(&self) -> bool {
+        self.says(|text| {
+            let is_about_a_count = ["limit", "quota", "maximum number"].iter().any(|word| text.contains(word));
+            is_about_a_count && ["reached", "exceeded"].iter().any(|word| text.contains(word))
+        })
+    }
+
+    /// Whether the service asks for fewer requests. App ID documents a block and no status for it; at an edge that may be a 403.
+    fn asks_for_a_pause(&self) -> bool {
+        self.status == 429 || (self.status == 403 && self.says(|text| text.contains("too many requests")))
+    }
+
+    /// Whether a code, a known message field, or a plain text, which is looked at here and never shown, is as described.
+    fn says(&self, is: impl Fn(&str) -> bool) -> bool {
+        let words = Words::read(&self.body);
+        let is_text = !self.is_html && !self.is_empty_or_json();
+        let text = is_text.then(|| String::from_utf8_lossy(&self.body[..self.body.len().min(WORDS_LIMIT)]).into_owned());
+        words.code.into_iter().chain(words.text).chain(text).any(|text| is(&text.to_ascii_lowercase()))
+    }
+
     /// The one place where a refusal gets its class and reason. Codes count before the status: IAM answers a wrong key with 400.
     #[must_use]
     pub fn failure(&self, doing: &'static str, changes: bool) -> Failure {
         let words = Words::read(&self.body);
         let code = words.code.as_deref().unwrap_or_default();
         let (class, reason) = match (code, self.status) {
-            (_, 429) => (Class::RateLimited, Reason::RateLimited),
+            _ if self.asks_for_a_pause() => (Class::RateLimited, Reason::RateLimited),
             ("invalid_client", _) => (Class::Unauthorized, Reason::InvalidClient),
             ("invalid_grant" | "BXNIM0415E" | "BXNIM0462E", _) | (_, 401) => (Class::Unauthorized, Reason::Unauthorized),
             (_, 501) => (Class::Unexpected, Reason::UnexpectedResponse),
@@ -541,6 +584,7 @@ mod tests {
             (401, false, "Unauthorized", Unauthorized, "without a body"),
             (403, false, r#"{"message":"no"}"#, Rejected, "not allowed"),
             (403, true, "<html>", Transient, "a gateway"),
+            (403, false, r#"{"error_code":"too many requests"}"#, RateLimited, "an edge's way to say 429"),
             (404, false, "Not Found", Rejected, "wrong region"),
             (408, false, "", Transient, "time-out"),
             (409, false, "", Rejected, "conflict"),
@@ -555,6 +599,48 @@ mod tests {
         ] {
             assert_eq!(answer(status, is_html, body).failure("asking", true).class, class, "{status}: {reason}");
         }
+    }
+
+    /// Traps: T02.
+    #[test]
+    fn no_status_but_429_asks_for_a_pause_and_only_failures_of_the_service_pass_by_themselves() {
+        for status in 300..=599 {
+            for (body, changes) in [("", false), ("", true), (r#"{"message":"not found"}"#, true)] {
+                let failure = answer(status, false, body).failure("asking", changes);
+                let expected = match status {
+                    429 => Class::RateLimited,
+                    401 => Class::Unauthorized,
+                    501 => Class::Unexpected,
+                    408 | 425 | 500.. => Class::Transient,
+                    _ => Class::Rejected,
+                };
+                assert_eq!((failure.class, failure.status), (expected, Some(status)), "{status}");
+                assert_eq!(
+                    failure.may_have_happened,
+                    changes && expected == Class::Transient,
+                    "{status}: what may have been done is looked for"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_is_told_by_words_in_every_known_place_and_by_nothing_else() {
+        for body in [
+            r#"{"message":"Maximum number of applications reached"}"#,
+            r#"{"error_code":"LIMIT_EXCEEDED","error_description":"too many"}"#,
+            r#"{"errors":[{"code":"x","message":"Maximum number of scopes reached"}]}"#,
+            r#"{"error":"QUOTA_EXCEEDED"}"#,
+            "Maximum number of redirect URIs reached",
+        ] {
+            assert!(answer(400, false, body).speaks_of_a_limit(), "{body}");
+        }
+        for body in
+            ["", "Not Found", r#"{"message":"name must have at most 50 characters"}"#, r#"{"limit":50,"reached":true}"#, "{}", "\u{0}\u{1}"]
+        {
+            assert!(!answer(400, false, body).speaks_of_a_limit(), "{body}");
+        }
+        assert!(!answer(403, true, "<html>the limit is reached</html>").speaks_of_a_limit(), "a gateway's page is not the service's word");
     }
 
     #[test]

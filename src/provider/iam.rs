@@ -27,7 +27,8 @@ const PROPAGATION: Duration = Duration::from_secs(120);
 const FAILURE_IS_SHARED_FOR: Duration = Duration::from_secs(2);
 /// When the reply tells no lifetime.
 const LIFETIME_UNKNOWN: Duration = Duration::from_secs(600);
-const DOING: &str = "getting a token from IAM";
+/// What we are doing when a token is asked for, as a failure says it.
+pub const DOING: &str = "getting a token from IAM";
 
 /// One API key at one IAM, with the token it got: shared by everything that uses the key.
 #[derive(Debug)]
@@ -75,6 +76,8 @@ enum Number {
 struct Claims {
     iam_id: Option<String>,
     account: Option<Account>,
+    iat: Option<f64>,
+    exp: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -159,8 +162,8 @@ impl Iam {
             .access_token
             .filter(|token| !token.expose_secret().is_empty())
             .ok_or_else(|| self.tenant.nonsense(DOING, false, &answer, "the answer holds no token"))?;
-        let life = lifetime(reply.expires_in.as_ref(), reply.expiration.as_ref());
         let claims = claims(value.expose_secret());
+        let life = lifetime(reply.expires_in.as_ref(), reply.expiration.as_ref(), &claims);
         let standing = Standing { iam_id: claims.iam_id, account: claims.account.and_then(|account| account.bss), can_register: None };
         Ok(IamToken { value, standing, use_until: Instant::now() + life.mul_f64(0.8) })
     }
@@ -172,15 +175,18 @@ impl Iam {
     }
 }
 
-fn lifetime(expires_in: Option<&Number>, expiration: Option<&Number>) -> Duration {
-    let told = expires_in.and_then(Number::seconds);
-    let until = || {
+/// What is left of a token's life: as IAM says, else the shorter of its whole life and what is left by our clock, which may be wrong.
+fn lifetime(expires_in: Option<&Number>, expiration: Option<&Number>, claims: &Claims) -> Duration {
+    let is_sensible = |seconds: &f64| *seconds > 0.0 && *seconds < 86_400.0;
+    let told = expires_in.and_then(Number::seconds).filter(is_sensible);
+    let derived = || {
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit a double exactly")]
         let now = jiff::Timestamp::now().as_second() as f64;
-        expiration.and_then(Number::seconds).map(|at| at - now)
+        let left = expiration.and_then(Number::seconds).or(claims.exp).map(|at| at - now);
+        let whole = claims.exp.zip(claims.iat).map(|(exp, iat)| exp - iat);
+        [left, whole].into_iter().flatten().filter(is_sensible).reduce(f64::min)
     };
-    let seconds = told.or_else(until).filter(|seconds| *seconds > 0.0 && *seconds < 86_400.0);
-    seconds.map_or(LIFETIME_UNKNOWN, Duration::from_secs_f64)
+    told.or_else(derived).map_or(LIFETIME_UNKNOWN, Duration::from_secs_f64)
 }
 
 impl Number {
@@ -245,11 +251,33 @@ mod tests {
 
     #[test]
     fn a_lifetime_is_read_from_either_member_and_nonsense_counts_as_unknown() {
-        assert_eq!(lifetime(Some(&Number::Number(3600.0)), None), Duration::from_secs(3600));
-        assert_eq!(lifetime(Some(&Number::Text("900".into())), None), Duration::from_secs(900));
+        let read = |expires_in: Number| lifetime(Some(&expires_in), None, &Claims::default());
+        assert_eq!(read(Number::Number(3600.0)), Duration::from_secs(3600));
+        assert_eq!(read(Number::Text("900".into())), Duration::from_secs(900));
         for number in [0.0, -5.0, 1e12, f64::NAN] {
-            assert_eq!(lifetime(Some(&Number::Number(number)), None), LIFETIME_UNKNOWN, "{number}");
+            assert_eq!(read(Number::Number(number)), LIFETIME_UNKNOWN, "{number}");
         }
-        assert_eq!(lifetime(None, None), LIFETIME_UNKNOWN);
+        assert_eq!(lifetime(None, None, &Claims::default()), LIFETIME_UNKNOWN);
+    }
+
+    /// Traps: T60.
+    #[test]
+    fn a_clock_that_is_wrong_makes_no_token_live_longer_than_it_does() {
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit a double exactly")]
+        let now = jiff::Timestamp::now().as_second() as f64;
+        for skew in [-600.0, 0.0, 600.0] {
+            let (iat, exp) = (now + skew, now + skew + 300.0);
+            let claims = Claims { iat: Some(iat), exp: Some(exp), ..Claims::default() };
+            let all = [
+                lifetime(Some(&Number::Number(300.0)), Some(&Number::Number(exp)), &Claims::default()),
+                lifetime(None, Some(&Number::Number(exp)), &claims),
+                lifetime(None, None, &claims),
+            ];
+            for life in all {
+                assert!((298.0..=300.0).contains(&life.as_secs_f64()), "{skew} s: {life:?}");
+            }
+        }
+        let half_over = Claims { iat: Some(now - 150.0), exp: Some(now + 150.0), ..Claims::default() };
+        assert!(lifetime(None, None, &half_over) <= Duration::from_secs(150), "a token that was issued before");
     }
 }

@@ -282,8 +282,8 @@ fn no_type_that_holds_a_secret_shows_it_in_a_panic() {
         body: Body::Empty,
         deadline: Duration::from_secs(1),
     };
-    let ours = SecretView::Ours { client_id: None, is_intact: true, held: Some(text()) };
-    let leftover = SecretView::Leftover { client_id: None, held: Some(text()), adopted: false };
+    let ours = SecretView::Ours { client_id: None, is_intact: true, held: Some(text()), adopted: false };
+    let leftover = SecretView::Leftover { client_id: None, held: Some(text()), adopted: false, tenant: None };
     let app_id = AppId::new(tenant(), url(), TENANT.into(), iam(), SharedTenant::new(gate()));
     let holders: [(&str, Box<dyn std::fmt::Debug + Send>); 11] = [
         ("SecretText", Box::new(text())),

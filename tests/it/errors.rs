@@ -3,4 +3,6 @@
 mod absence;
 mod addresses;
 mod credentials;
+mod limits;
+mod statuses;
 mod table;

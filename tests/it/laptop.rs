@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
+use identity_simulator::Settings;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use serde_json::json;
@@ -89,6 +90,9 @@ async fn a_wrong_flag_is_named_with_what_it_should_be() {
 #[tokio::test]
 async fn metrics_have_base_units_and_labels_from_closed_lists_only() {
     let stage = Stage::new("laptop").await;
+    let settings = stage.control.settings().await.expect("the simulator answers");
+    let unlimited = Settings { management_calls_per_second: 0, authorization_calls_per_second: 0, ..settings };
+    stage.control.set_settings(&unlimited).await.expect("the simulator answers");
     stage.provider().await;
     let operator = stage.operator().await;
     let names: Vec<String> = (0..20).map(|index| format!("observed{index}")).collect();
@@ -118,6 +122,7 @@ async fn metrics_have_base_units_and_labels_from_closed_lists_only() {
     for family in [
         "cloud_identity_remote_calls_total",
         "cloud_identity_remote_call_duration_seconds_bucket",
+        "cloud_identity_budget_wait_seconds_bucket",
         "cloud_identity_reconciles_total",
         "cloud_identity_reconcile_duration_seconds_sum",
         "cloud_identity_objects",

@@ -324,7 +324,7 @@ async fn a_full_tenant_refuses_with_a_reason_and_nothing_is_removed_to_make_room
     stage.application("storefront", json!({})).await;
     stage
         .application_where("storefront", "was refused", |object| {
-            condition(object, "Registered").is_some_and(|(status, reason)| status == "False" && reason == "Rejected")
+            condition(object, "Registered").is_some_and(|(status, reason)| status == "False" && reason == "LimitReached")
         })
         .await;
     tokio::time::sleep(WINDOW).await;

@@ -495,7 +495,7 @@ async fn kubectl_shows_waits_and_explains() {
         ("appidapplication.spec.secret.layout", "Which keys the Secret has"),
         ("appidapplication.spec.scopes", "ScopeInUse"),
         ("appidapplication.spec.redirectUris", "merged into it"),
-        ("appidapplication.status.unclearSince", "answer to a registration was lost"),
+        ("appidapplication.status.unclearSince", "not answered may still be carried out"),
         ("identityprovider.spec.appId.binding", "Service credential"),
         ("clusteridentityprovider.spec.permits", "closed by default"),
     ] {

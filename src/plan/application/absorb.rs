@@ -22,9 +22,9 @@ impl World {
             Err(failure) => {
                 if *step == Step::Register {
                     self.remote.registration_was_sent = true;
-                    if failure.may_have_happened {
-                        self.recorded.unclear_since = Some(now);
-                    }
+                }
+                if failure.may_have_happened && step.may_come_late() {
+                    self.recorded.unclear_since = Some(now);
                 }
                 self.troubles.push(Trouble { stage, failure });
                 self.failed_steps.push(step.clone());
@@ -79,14 +79,16 @@ impl World {
             (Step::Hold(id, holding), _) => self.hold(id, *holding, now),
             (Step::Forget(id), _) => self.forget(id, now),
             (Step::TakeOverSecret(id, holding), _) => {
-                if let SecretView::Leftover { client_id, held, adopted } = &self.secret {
+                if let SecretView::Leftover { client_id, held, adopted, .. } = &self.secret {
                     self.recorded.adopted = *adopted;
-                    self.secret = SecretView::Ours { client_id: client_id.clone(), is_intact: false, held: held.clone() };
+                    self.secret =
+                        SecretView::Ours { client_id: client_id.clone(), is_intact: false, held: held.clone(), adopted: *adopted };
                 }
                 self.hold(id, *holding, now);
             }
             (Step::Publish, _) => {
-                self.secret = SecretView::Ours { client_id: self.recorded.client_id.clone(), is_intact: true, held: None };
+                let (client_id, adopted) = (self.recorded.client_id.clone(), self.recorded.adopted);
+                self.secret = SecretView::Ours { client_id, is_intact: true, held: None, adopted };
             }
             (Step::Record, _) => {
                 self.recorded.added = intentions(self);
@@ -112,7 +114,9 @@ impl World {
             }
             (Step::ReadCatalogue, Outcome::Catalogue(catalogue)) => self.remote.catalogue = Some(catalogue),
             (Step::ReadRedirectUris, Outcome::Names(uris)) => {
-                self.recorded.added.redirect_uris.retain(|uri| uris.contains(uri) || self.desired.redirect_uris.contains(uri));
+                self.doubt_an_earlier_leader(!self.recorded.added.redirect_uris.is_subset(&uris), now);
+                let (may_come_late, wanted) = (self.may_come_late(now), &self.desired.redirect_uris);
+                self.recorded.added.redirect_uris.retain(|uri| may_come_late || uris.contains(uri) || wanted.contains(uri));
                 self.remote.redirect_uris = Some(uris);
             }
             (Step::Bequeath(heir, uris), _) => {
@@ -122,9 +126,12 @@ impl World {
                     note: format!("{} redirect URIs now belong to {heir}, which lists them too", uris.len()),
                 });
             }
-            (Step::MergeRedirectUris { remove, .. }, Outcome::Merged { list, already }) => {
-                self.recorded.added.redirect_uris.retain(|uri| !remove.contains(uri) && !already.contains(uri));
+            (Step::MergeRedirectUris { remove, .. }, Outcome::Merged { list, already, absent }) => {
+                self.doubt_an_earlier_leader(!absent.is_empty(), now);
+                let may_come_late = self.may_come_late(now);
+                self.recorded.added.redirect_uris.retain(|uri| !already.contains(uri) && (may_come_late || !remove.contains(uri)));
                 self.remote.redirect_uris = Some(list);
+                self.remote.redirect_uris_are_removed = self.deleting.is_some();
             }
             (Step::Rename(name), _) => {
                 if let Sight::Present(seen) = &mut self.remote.sight {
@@ -142,6 +149,14 @@ impl World {
             (Step::Abandon, _) => self.on_deletion(|deleting| deleting.abandoned = true),
             (Step::Release, _) => self.on_deletion(|deleting| deleting.released = true),
             _ => {}
+        }
+    }
+
+    /// An entry that is recorded as added is not in the list. If this leader is young, its predecessor may have died while it wrote the list:
+    /// the service may still carry that out.
+    fn doubt_an_earlier_leader(&mut self, an_entry_is_absent: bool, now: Timestamp) {
+        if an_entry_is_absent && self.recorded.unclear_since.is_none() && now < later(self.leader_since, LATE_COMMIT) {
+            self.recorded.unclear_since = Some(self.leader_since);
         }
     }
 
@@ -188,14 +203,11 @@ impl World {
 
     /// The mark goes when a list taken late enough holds nothing that is not ours.
     fn settle_unclear(&mut self, now: Timestamp) {
-        let Some(since) = self.recorded.unclear_since else {
-            return;
-        };
         let Some(namesakes) = &self.remote.namesakes else {
             return;
         };
         let clean = namesakes.iter().all(|id| self.recorded.client_id.as_ref() == Some(id) || self.remote.deregistered.contains(id));
-        if clean && now >= later(since, LATE_COMMIT) {
+        if clean && now >= self.absence_is_certain_at() {
             self.recorded.unclear_since = None;
         }
     }

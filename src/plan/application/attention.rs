@@ -24,6 +24,8 @@ pub enum Attention {
 pub struct Triggers {
     /// The object is being deleted.
     pub deleting: bool,
+    /// Something is registered, and finalizer or tenant are not on the object.
+    pub unclaimed: bool,
     /// The spec is newer than the status.
     pub spec_changed: bool,
     /// The provider object is another, or its spec is newer, than at the last complete pass.
@@ -34,10 +36,12 @@ pub struct Triggers {
     pub drift_check_due: bool,
     /// The Secret is not the version that was last seen.
     pub secret_changed: bool,
-    /// And it no longer is what was applied.
+    /// And it no longer is what was applied; false when that was seen and not mended already: then its time will come.
     pub secret_damaged: bool,
     /// The last pass failed at the service.
     pub failed: bool,
+    /// Something that was sent and not answered may still be carried out: the last pass waits for that alone.
+    pub unclear: bool,
     /// The last pass left something to do later, and when.
     pub next_action_at: Option<Timestamp>,
 }
@@ -46,15 +50,18 @@ pub struct Triggers {
 #[must_use]
 pub fn attention(triggers: &Triggers, has_obstacle: bool, now: Timestamp) -> Attention {
     let due = triggers.next_action_at.is_some_and(|at| at <= now);
-    if triggers.deleting || triggers.spec_changed || triggers.provider_changed || triggers.woken {
+    if triggers.deleting || triggers.unclaimed || triggers.spec_changed || triggers.provider_changed || triggers.woken {
+        return Attention::Full;
+    }
+    if triggers.secret_damaged {
         return Attention::Full;
     }
     if triggers.failed && !due {
-        return if triggers.secret_changed && !triggers.secret_damaged { Attention::Local } else { Attention::Nothing };
+        return if triggers.secret_changed { Attention::Local } else { Attention::Nothing };
     }
     // A local obstacle leaves `next_action_at` without a failure: as soon as the obstacle is gone, all is looked at.
-    let obstacle_cleared = triggers.next_action_at.is_some() && !triggers.failed && !has_obstacle;
-    if due || obstacle_cleared || triggers.drift_check_due || triggers.secret_damaged {
+    let obstacle_cleared = triggers.next_action_at.is_some() && !triggers.failed && !triggers.unclear && !has_obstacle;
+    if due || obstacle_cleared || triggers.drift_check_due {
         Attention::Full
     } else if triggers.secret_changed || has_obstacle {
         Attention::Local
@@ -104,6 +111,12 @@ pub fn obstacle(world: &World) -> Option<Problem> {
         SecretView::Ours { is_intact: false, .. } if world.contested_until.is_some() => {
             Some(Problem::new(Reason::Contested, "something else keeps changing the Secret; it is put back at growing intervals"))
         }
+        SecretView::Leftover { tenant: Some(former), .. } if former != tenant => Some(Problem::new(
+            Reason::ProviderIdentityChanged,
+            format!(
+                "the Secret of a former object speaks of tenant {former}, but the provider leads to {tenant}: lead it back, or choose another secret.name"
+            ),
+        )),
         SecretView::Foreign { whose } => Some(Problem::new(
             Reason::SecretConflict,
             format!("a Secret of that name exists and belongs to {whose}; it is left as it is: choose another secret.name, or remove it"),

@@ -5,23 +5,33 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{
-    super::Problem, Claim, Deleting, LATE_COMMIT, Next, ProviderView, SecretView, Sight, Step, World, later, maintenance::bequest,
-    registration::is_proven,
+    super::Problem, Claim, Deleting, Next, ProviderView, SecretView, Sight, Step, World, later, maintenance::bequest,
+    registration::holding_of,
 };
+use crate::model::{Class, ClientId};
 
 pub(super) fn deletion(world: &World, deleting: &Deleting, now: Timestamp) -> Next {
     if world.claim == Claim::Absent || deleting.released {
         return Next::Rest;
     }
     if deleting.abandoned {
-        return Next::Perform(Step::Release);
+        return Next::Perform(leave(world, deleting));
     }
-    if deletion_problem(world).is_some() {
-        let exhausted = deleting.first_failed_at.is_some_and(|first| now >= later(first, deleting.budget));
-        return if exhausted { Next::Perform(Step::Abandon) } else { Next::Rest };
+    let problem = deletion_problem(world);
+    let step = match &problem {
+        None if world.retains() => retain_step(world, deleting, now),
+        None => delete_step(world, now),
+        // Redirect URIs that cannot be taken away are no reason to leave a working credential behind.
+        Some(_) if only_redirect_uris_failed(world) && !world.retains() => {
+            delete_step(world, now).filter(|step| !matches!(step, Step::Release | Step::MergeRedirectUris { .. }))
+        }
+        Some(_) => None,
+    };
+    if let Some(step) = step {
+        return Next::Perform(step);
     }
-    let step = if world.retains() { retain_step(world, deleting) } else { delete_step(world, deleting, now) };
-    step.map_or(Next::Rest, Next::Perform)
+    let is_exhausted = problem.is_some() && deleting.first_failed_at.is_some_and(|first| now >= later(first, deleting.budget));
+    if is_exhausted { Next::Perform(Step::Abandon) } else { Next::Rest }
 }
 
 pub(super) fn deletion_problem(world: &World) -> Option<Problem> {
@@ -34,28 +44,61 @@ pub(super) fn deletion_problem(world: &World) -> Option<Problem> {
     }
 }
 
-pub(super) fn retain_step(world: &World, deleting: &Deleting) -> Option<Step> {
-    let Some(id) = &world.recorded.client_id else {
-        return Some(Step::Release);
+fn only_redirect_uris_failed(world: &World) -> bool {
+    let is_merge = |step: &Step| matches!(step, Step::MergeRedirectUris { .. });
+    let may_go_on = |class: Class| !matches!(class, Class::RateLimited | Class::Unauthorized);
+    !world.troubles.is_empty()
+        && world.troubles.len() == world.failed_steps.len()
+        && world.failed_steps.iter().all(is_merge)
+        && world.troubles.iter().all(|trouble| may_go_on(trouble.failure.class))
+}
+
+/// The last step: what is retained keeps its Secret, whatever else could not be done.
+fn leave(world: &World, deleting: &Deleting) -> Step {
+    let is_ours = matches!(world.secret, SecretView::Ours { .. } | SecretView::Immutable);
+    if world.retains() && is_ours && !deleting.secret_is_released { Step::ReleaseSecret } else { Step::Release }
+}
+
+/// The registration: as recorded, or as our own Secret names it while nothing is recorded yet.
+fn registration(world: &World) -> Option<&ClientId> {
+    let named = match &world.secret {
+        SecretView::Ours { client_id, .. } => client_id.as_ref(),
+        _ => None,
     };
-    if deleting.secret_is_released {
-        return Some(Step::Release);
+    world.recorded.client_id.as_ref().or(named)
+}
+
+fn retain_step(world: &World, deleting: &Deleting, now: Timestamp) -> Option<Step> {
+    let Some(id) = registration(world) else {
+        // Nothing was published that could be kept: what was begun is taken back.
+        return delete_step(world, now);
+    };
+    if let (Some(_), ProviderView::Usable { .. }) = (world.recorded.unclear_since, &world.provider) {
+        // A second registration is nothing that anybody wants to keep.
+        let Some(namesakes) = &world.remote.namesakes else { return Some(Step::FindNamesakes) };
+        if let Some(surplus) = namesakes.iter().find(|other| *other != id && !world.remote.deregistered.contains(*other)) {
+            return Some(Step::Deregister(surplus.clone()));
+        }
+        if now < world.absence_is_certain_at() {
+            return None;
+        }
     }
     match (&world.secret, &world.remote.sight, &world.provider) {
         // Foreground deletion removed it already: it is written again where the secret can be read back.
         (SecretView::Absent, Sight::Unseen, ProviderView::Usable { .. }) => Some(Step::Look(id.clone())),
-        (SecretView::Absent, Sight::Present(_), _) | (SecretView::Ours { .. } | SecretView::Immutable, _, _) => Some(Step::ReleaseSecret),
-        _ => Some(Step::Release),
+        (SecretView::Absent, Sight::Present(_), _) if !deleting.secret_is_released => Some(Step::ReleaseSecret),
+        _ => Some(leave(world, deleting)),
     }
 }
 
-pub(super) fn delete_step(world: &World, deleting: &Deleting, now: Timestamp) -> Option<Step> {
+fn delete_step(world: &World, now: Timestamp) -> Option<Step> {
     let entries = &world.recorded.added.redirect_uris;
     if let Some(step) = bequest(world, entries) {
         return Some(step);
     }
-    if !entries.is_empty() {
-        return Some(Step::MergeRedirectUris { add: BTreeSet::new(), remove: entries.clone() });
+    let merge = Step::MergeRedirectUris { add: BTreeSet::new(), remove: entries.clone() };
+    if !entries.is_empty() && !world.remote.redirect_uris_are_removed && !world.failed_steps.contains(&merge) {
+        return Some(merge);
     }
     if let Some(id) = world.remote.deletion_not_found.iter().find(|id| !world.remote.deregistered.contains(*id)) {
         return Some(Step::ConfirmAbsence(id.clone()));
@@ -71,7 +114,7 @@ pub(super) fn delete_step(world: &World, deleting: &Deleting, now: Timestamp) ->
     {
         match &world.remote.sight {
             Sight::Unseen => return Some(Step::Look(id.clone())),
-            Sight::Present(application) if is_proven(world, application) => {
+            Sight::Present(application) if holding_of(world, application).is_some() => {
                 return Some(Step::Deregister(id.clone()));
             }
             _ => {}
@@ -83,10 +126,6 @@ pub(super) fn delete_step(world: &World, deleting: &Deleting, now: Timestamp) ->
     if let Some(id) = namesakes.iter().find(|id| !world.remote.deregistered.contains(*id)) {
         return Some(Step::Deregister(id.clone()));
     }
-    (now >= absence_is_certain_at(world, deleting)).then_some(Step::Release)
-}
-
-/// From when on a list without a namesake means that none will come.
-pub(super) fn absence_is_certain_at(world: &World, deleting: &Deleting) -> Timestamp {
-    later(world.recorded.unclear_since.unwrap_or(deleting.leader_since), LATE_COMMIT)
+    // What a request that was not answered may still bring is looked for once more before that.
+    (now >= world.absence_is_certain_at()).then_some(Step::Release)
 }

@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{Added, LATE_COMMIT, Recorded, SecretView, Sight, Stage, Step, World, later, registration::gone_or_step};
+use super::{Added, Claim, Recorded, SecretView, Sight, Stage, Step, World, registration::gone_or_step};
 use crate::model::{Application, ApplicationKind, ClientId};
 
 /// A registration is recorded: bring everything around it into shape.
 pub(super) fn maintain(world: &World, id: &ClientId, now: Timestamp) -> Option<Step> {
+    if matches!(world.claim, Claim::Absent | Claim::Unmarked) {
+        // Somebody took finalizer or tenant away: without them a deletion would leave the registration behind.
+        return Some(Step::Claim);
+    }
     let application = match &world.remote.sight {
         Sight::Present(application) => application,
         sight => return gone_or_step(world, sight, id, now),
@@ -103,7 +107,7 @@ pub(super) fn surplus_step(world: &World, id: &ClientId, now: Timestamp) -> Opti
             .iter()
             .find(|other| *other != id && !world.remote.deregistered.contains(*other))
             .map(|other| Step::RemoveSurplus(other.clone())),
-        None => world.recorded.unclear_since.is_some_and(|since| now >= later(since, LATE_COMMIT)).then_some(Step::FindNamesakes),
+        None => (world.recorded.unclear_since.is_some() && !world.may_come_late(now)).then_some(Step::FindNamesakes),
     }
 }
 

@@ -3,29 +3,23 @@
 use jiff::Timestamp;
 
 use super::{ABSENCE_SPACING, Claim, Holding, SecretView, Sight, Stage, Step, World, later, maintenance::missing_roles};
-use crate::model::{Application, ClientId, ExposeSecret};
+use crate::model::{Application, ClientId, ExposeSecret, SecretText};
 
 /// No registration is recorded: find the one that is ours, or make it.
 pub(super) fn register(world: &World, now: Timestamp) -> Option<Step> {
     match &world.secret {
         SecretView::Ours { client_id: Some(id), .. } if !world.remote.deregistered.contains(id) => {
-            let wants_it = world.desired.adopt.as_ref() == Some(id) && !world.held_elsewhere.contains_key(id);
             return match &world.remote.sight {
-                Sight::Present(application) if is_proven(world, application) => Some(Step::Hold(id.clone(), Holding::Recovered)),
-                // A pass that ended right after it took over a former object's Secret.
-                Sight::Present(application) if wants_it && fits(world, application) => take_over(world, id, Holding::Adopted),
-                Sight::Present(_) => None,
+                Sight::Present(application) => holding_of(world, application).and_then(|holding| take_over(world, id, holding)),
                 sight => gone_or_step(world, sight, id, now),
             };
         }
         SecretView::Leftover { client_id: Some(id), .. } if !world.held_elsewhere.contains_key(id) => {
-            let wants_it = world.desired.adopt.as_ref() == Some(id);
             return match &world.remote.sight {
                 Sight::Unseen => Some(Step::Look(id.clone())),
                 Sight::NotFound => Some(Step::ConfirmAbsence(id.clone())),
-                Sight::Present(application) if is_proven(world, application) => take_over(world, id, Holding::Readopted),
-                Sight::Present(application) if wants_it && fits(world, application) => take_over(world, id, Holding::Adopted),
-                Sight::Present(_) | Sight::Absent => None,
+                Sight::Present(application) => holding_of(world, application).and_then(|holding| take_over(world, id, holding)),
+                Sight::Absent => None,
             };
         }
         SecretView::Leftover { .. } => return None,
@@ -69,20 +63,33 @@ pub(super) fn take_over(world: &World, id: &ClientId, holding: Holding) -> Optio
     })
 }
 
-/// Whether an application that only a Secret names is ours: it still bears our provisional name, or the Secret holds its secret.
+/// How an application that only a Secret names is held, if that is proven: it still bears our provisional name, the Secret holds its
+/// secret, or the spec asks for it.
 ///
-/// Client ids are public and annotations can be forged; a client secret is neither.
-pub(super) fn is_proven(world: &World, application: &Application) -> bool {
+/// Client ids are public and annotations can be forged; a client secret is neither. It proves access, not that we registered the
+/// application: what was adopted stays adopted.
+pub(super) fn holding_of(world: &World, application: &Application) -> Option<Holding> {
     if world.held_elsewhere.contains_key(&application.client_id) {
-        return false;
+        return None;
     }
-    let (held, bears_our_name) = match &world.secret {
-        SecretView::Ours { held, .. } => (held, application.name == world.provisional.as_str()),
-        SecretView::Leftover { held, .. } => (held, false),
-        _ => return false,
+    let wants_it = world.desired.adopt.as_ref() == Some(&application.client_id) && fits(world, application);
+    let is_secret_of_it = |held: &Option<SecretText>| {
+        let same = matches!((held, &application.secret), (Some(held), Some(shown)) if held.expose_secret() == shown.expose_secret());
+        same && fits(world, application)
     };
-    let same_secret = matches!((held, &application.secret), (Some(held), Some(shown)) if held.expose_secret() == shown.expose_secret());
-    bears_our_name || (same_secret && fits(world, application))
+    match &world.secret {
+        SecretView::Ours { .. } if application.name == world.provisional.as_str() => Some(Holding::Recovered),
+        // A pass that ended right after it published what it adopted, or took over a former object's Secret.
+        SecretView::Ours { .. } if wants_it => Some(Holding::Adopted),
+        SecretView::Ours { held, adopted, .. } if is_secret_of_it(held) => {
+            Some(if *adopted { Holding::Adopted } else { Holding::Recovered })
+        }
+        SecretView::Leftover { held, adopted, .. } if is_secret_of_it(held) => {
+            Some(if wants_it && *adopted { Holding::Adopted } else { Holding::Readopted })
+        }
+        SecretView::Leftover { .. } if wants_it => Some(Holding::Adopted),
+        _ => None,
+    }
 }
 
 pub(super) fn fits(world: &World, application: &Application) -> bool {

@@ -112,10 +112,41 @@ pub enum Outcome {
         list: BTreeSet<String>,
         /// Entries that were there already.
         already: BTreeSet<String>,
+        /// Entries of `remove` that were not there.
+        absent: BTreeSet<String>,
     },
 }
 
 impl Step {
+    /// Whether it is a call to the service, made with the provider's credential.
+    #[must_use]
+    pub fn asks_the_service(&self) -> bool {
+        !matches!(
+            self,
+            Self::Claim
+                | Self::Hold(..)
+                | Self::Forget(_)
+                | Self::TakeOverSecret(..)
+                | Self::Publish
+                | Self::Record
+                | Self::Bequeath(..)
+                | Self::Try
+                | Self::ReleaseSecret
+                | Self::Abandon
+                | Self::Release
+        )
+    }
+
+    /// Whether it leaves something behind that nobody would look for, if the service carries it out after its answer was given up.
+    #[must_use]
+    pub fn may_come_late(&self) -> bool {
+        match self {
+            Self::Register => true,
+            Self::MergeRedirectUris { add, .. } => !add.is_empty(),
+            _ => false,
+        }
+    }
+
     /// The part of the work this step belongs to.
     #[must_use]
     pub fn stage(&self, deleting: bool) -> Stage {

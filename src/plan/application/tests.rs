@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     super::{Problem, permit::Permits},
+    verdict::NEW_CREDENTIAL_ATTEMPTS,
     *,
 };
 use crate::{
@@ -33,8 +34,11 @@ struct Site {
     secret: Option<PublishedSecret>,
     applications: BTreeMap<ClientId, Registration>,
     redirect_uris: BTreeSet<String>,
-    /// Registrations that the service will carry out later.
-    late: Vec<(Timestamp, ClientId)>,
+    /// What the service will carry out later.
+    late: Vec<(Timestamp, Late)>,
+    /// When the process that leads began, and what it remembers of requests that were not answered.
+    leader_since: Timestamp,
+    unanswered_since: Option<Timestamp>,
     next_id: u32,
     deleted: bool,
     overwritten: Vec<String>,
@@ -45,6 +49,12 @@ struct PublishedSecret {
     client_id: ClientId,
     secret: String,
     is_intact: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Late {
+    Registration(ClientId),
+    RedirectUris(BTreeSet<String>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +75,14 @@ enum Disturbance {
     LoseAnswer(u8),
     /// A step is refused.
     Refuse(u8),
-    /// The service carries out a registration later than we wait.
+    /// The service carries out a registration, or a write of the redirect URIs, later than we wait.
     CommitLate(u8),
+    /// The same, and the process dies while it waits.
+    CrashAndCommitLate(u8),
+    /// The object changes while the pass runs, so that its report is not taken.
+    ReportRefused,
+    /// The same, after a request that is carried out later than we wait.
+    CommitLateAndReportRefused(u8),
     /// Somebody deletes our application.
     RemoteDeletion,
     /// Somebody renames our application.
@@ -106,6 +122,9 @@ impl Site {
             applications: [(ClientId::new("0-foreign"), foreign)].into(),
             redirect_uris: set(&["https://theirs.example/cb"]),
             late: Vec::new(),
+            // Long ago: nothing of an earlier leader is on its way.
+            leader_since: Timestamp::from_second(1_799_900_000).expect("in range"),
+            unanswered_since: None,
             next_id: 1,
             deleted: false,
             overwritten: Vec::new(),
@@ -127,13 +146,15 @@ impl Site {
             desired: self.spec.clone(),
             provisional: Self::provisional(),
             attention: Attention::Full,
-            recorded: self.stored.clone(),
+            leader_since: self.leader_since,
+            recorded: Recorded { unclear_since: self.stored.unclear_since.max(self.unanswered_since), ..self.stored.clone() },
             stored: self.stored.clone(),
             provider: usable,
             secret: self.secret.as_ref().map_or(SecretView::Absent, |secret| SecretView::Ours {
                 client_id: Some(secret.client_id.clone()),
                 is_intact: secret.is_intact,
                 held: held(secret),
+                adopted: false,
             }),
             flaw: None,
             secret_rival: None,
@@ -149,7 +170,6 @@ impl Site {
             deleting: self.deleted.then(|| Deleting {
                 first_failed_at: None,
                 budget: Duration::from_secs(600),
-                leader_since: self.now,
                 abandoned: false,
                 secret_is_released: false,
                 released: false,
@@ -180,9 +200,31 @@ impl Site {
     fn commit_what_is_late(&mut self) {
         let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.late).into_iter().partition(|(at, _)| *at <= self.now);
         self.late = later;
-        for (_, id) in due {
-            self.commit(&id);
+        for (_, late) in due {
+            match late {
+                Late::Registration(id) => self.commit(&id),
+                Late::RedirectUris(list) => self.redirect_uris = list,
+            }
         }
+    }
+
+    /// The service takes its time with a request.
+    fn delay(&mut self, step: &Step) {
+        let late = match step {
+            Step::Register => Late::Registration(self.new_registration()),
+            Step::MergeRedirectUris { add, remove } => {
+                let kept = self.redirect_uris.iter().filter(|uri| !remove.contains(*uri));
+                Late::RedirectUris(kept.chain(add).cloned().collect())
+            }
+            _ => return,
+        };
+        self.late.push((later(self.now, Duration::from_secs(25)), late));
+    }
+
+    /// The process dies, and another one leads.
+    fn crash(&mut self) {
+        self.leader_since = self.now;
+        self.unanswered_since = None;
     }
 
     /// Carries out a step as cluster and service would.
@@ -229,9 +271,10 @@ impl Site {
             Step::ReadRedirectUris => Outcome::Names(self.redirect_uris.clone()),
             Step::MergeRedirectUris { add, remove } => {
                 assert!(!remove.contains("https://theirs.example/cb"), "somebody else's redirect URI was removed");
+                let absent = remove.difference(&self.redirect_uris).cloned().collect();
                 self.redirect_uris.retain(|uri| !remove.contains(uri));
                 self.redirect_uris.extend(add.iter().cloned());
-                Outcome::Merged { list: self.redirect_uris.clone(), already: BTreeSet::new() }
+                Outcome::Merged { list: self.redirect_uris.clone(), already: BTreeSet::new(), absent }
             }
             Step::Rename(name) => {
                 self.held(world).name = name.clone();
@@ -301,17 +344,26 @@ impl Site {
         let mut steps = 0_u8;
         while let Next::Perform(step) = next(&world, self.now) {
             assert!(steps < 60, "the pass does not end: {step:?}");
+            let lost =
+                || Failure { may_have_happened: true, ..Failure::new("asking", Class::Transient, Reason::ServiceUnavailable, "no answer") };
             let result = match disturbance {
-                Disturbance::CrashAfter(n) if n == steps => return Some(self.now),
+                Disturbance::CrashAfter(n) if n == steps => {
+                    self.crash();
+                    return Some(self.now);
+                }
+                Disturbance::CrashAndCommitLate(n) if n == steps && step.may_come_late() => {
+                    self.delay(&step);
+                    self.crash();
+                    return Some(self.now);
+                }
                 Disturbance::Refuse(n) if n == steps => Err(Failure::new("asking", Class::Rejected, Reason::Rejected, "no")),
                 Disturbance::LoseAnswer(n) if n == steps => {
                     self.carry_out(&world, &step);
-                    Err(Failure { may_have_happened: true, ..Failure::new("asking", Class::Transient, Reason::ServiceUnavailable, "lost") })
+                    Err(lost())
                 }
-                Disturbance::CommitLate(n) if n == steps && step == Step::Register => {
-                    let id = self.new_registration();
-                    self.late.push((later(self.now, Duration::from_secs(25)), id));
-                    Err(Failure { may_have_happened: true, ..Failure::new("asking", Class::Transient, Reason::ServiceUnavailable, "late") })
+                Disturbance::CommitLate(n) | Disturbance::CommitLateAndReportRefused(n) if n == steps && step.may_come_late() => {
+                    self.delay(&step);
+                    Err(lost())
                 }
                 _ => Ok(self.carry_out(&world, &step)),
             };
@@ -320,15 +372,21 @@ impl Site {
                 // A write in the cluster that is not answered ends the pass without a report.
                 return Some(later(self.now, Duration::from_secs(1)));
             }
+            if result.as_ref().is_err_and(|failure| failure.may_have_happened) && step.may_come_late() {
+                self.unanswered_since = Some(self.now);
+            }
             world.absorb(&step, result, self.now);
             steps += 1;
         }
         if world.deleting.as_ref().is_some_and(|deleting| deleting.released) {
             return None;
         }
+        if matches!(disturbance, Disturbance::ReportRefused | Disturbance::CommitLateAndReportRefused(_)) {
+            return Some(later(self.now, Duration::from_secs(1)));
+        }
         self.stored = world.recorded.clone();
-        let verdict = world.verdict(1, "seed", self.now);
-        verdict.again
+        self.unanswered_since = None;
+        world.verdict(1, "seed", self.now).again
     }
 
     /// Undisturbed passes, each when it is due, until there is nothing left to do.
@@ -377,7 +435,10 @@ fn disturbance() -> impl Strategy<Value = Disturbance> {
         6 => (0_u8..16).prop_map(Disturbance::CrashAfter),
         6 => (0_u8..16).prop_map(Disturbance::LoseAnswer),
         3 => (0_u8..16).prop_map(Disturbance::Refuse),
-        3 => (0_u8..4).prop_map(Disturbance::CommitLate),
+        3 => (0_u8..10).prop_map(Disturbance::CommitLate),
+        3 => (0_u8..10).prop_map(Disturbance::CrashAndCommitLate),
+        3 => (0_u8..10).prop_map(Disturbance::CommitLateAndReportRefused),
+        1 => Just(Disturbance::ReportRefused),
         1 => Just(Disturbance::RemoteDeletion),
         1 => Just(Disturbance::RemoteRename),
         1 => Just(Disturbance::SecretDeletion),
@@ -420,36 +481,20 @@ proptest! {
             }
             site.now = later(site.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
         }
-        let began = site.now;
         for _ in 0..40 {
             if !site.finalizer {
                 break;
             }
-            // The leader's start stays while the process lives.
             let now = site.now;
-            let again = { site.deletion_pass(began) };
+            let again = site.pass(Disturbance::None);
             site.now = again.map_or(now, |at| at.max(now));
         }
+        site.now = later(site.now, LATE_COMMIT);
+        site.commit_what_is_late();
         prop_assert!(!site.finalizer, "the deletion does not end: {:#?}", site);
         prop_assert!(site.ours().is_empty() && site.late.is_empty(), "left behind: {:#?}", site);
         site.assert_the_foreign_is_untouched();
         prop_assert_eq!(&site.redirect_uris, &set(&["https://theirs.example/cb"]));
-    }
-}
-
-impl Site {
-    fn deletion_pass(&mut self, leader_since: Timestamp) -> Option<Timestamp> {
-        self.commit_what_is_late();
-        let mut world = self.world();
-        if let Some(deleting) = &mut world.deleting {
-            deleting.leader_since = leader_since;
-        }
-        while let Next::Perform(step) = next(&world, self.now) {
-            let outcome = self.carry_out(&world, &step);
-            world.absorb(&step, Ok(outcome), self.now);
-        }
-        self.stored = world.recorded.clone();
-        world.verdict(1, "seed", self.now).again
     }
 }
 
@@ -509,7 +554,7 @@ fn a_registration_that_only_the_secret_names_is_not_taken_for_the_only_one() {
     site.finalizer = true;
     let (published, late) = (site.new_registration(), site.new_registration());
     site.commit(&published);
-    site.late.push((later(site.now, Duration::from_secs(25)), late));
+    site.late.push((later(site.now, Duration::from_secs(25)), Late::Registration(late)));
     site.secret = Some(PublishedSecret { client_id: published.clone(), secret: format!("secret of {published}"), is_intact: true });
     site.settle();
     assert_eq!(site.ours(), [&published]);
@@ -556,7 +601,8 @@ fn each_obstacle_stops_everything_before_the_first_remote_call() {
         assert_eq!(next(&world, now), Next::Rest, "{reason}");
         let verdict = world.verdict(1, "seed", now);
         assert_eq!(verdict.problem.as_ref().map(|problem| problem.reason), Some(reason));
-        assert!(verdict.again.is_some_and(|at| at > now), "{reason}: the time of the next look is named");
+        // Only a change of the spec ends a suspension; everything else is looked at again by itself.
+        assert_eq!(verdict.again.is_some_and(|at| at > now), reason != Reason::Suspended, "{reason}: the time of the next look is named");
     }
 }
 
@@ -610,12 +656,73 @@ fn attention_is_paid_when_something_calls_for_it_and_not_otherwise() {
         (Triggers { drift_check_due: true, ..quiet }, false, Attention::Full, "a drift check is due"),
         (Triggers { secret_changed: true, ..quiet }, false, Attention::Local, "the Secret was touched but not damaged"),
         (Triggers { secret_changed: true, secret_damaged: true, ..quiet }, false, Attention::Full, "the Secret was damaged"),
+        (
+            Triggers { failed: true, next_action_at: at(2000), secret_changed: true, secret_damaged: true, ..quiet },
+            false,
+            Attention::Full,
+            "the Secret of a failing object was damaged",
+        ),
+        (
+            Triggers { failed: true, next_action_at: at(2000), secret_changed: true, ..quiet },
+            false,
+            Attention::Local,
+            "the damage is known and could not be mended",
+        ),
+        (Triggers { unclaimed: true, ..quiet }, false, Attention::Full, "somebody took the finalizer away"),
         (Triggers { failed: true, next_action_at: at(2000), ..quiet }, false, Attention::Nothing, "the wait after a failure is kept"),
         (Triggers { failed: true, next_action_at: at(2000), woken: true, ..quiet }, false, Attention::Full, "a dependency changed"),
         (Triggers { failed: true, next_action_at: at(999), ..quiet }, false, Attention::Full, "the wait is over"),
         (Triggers { next_action_at: at(2000), ..quiet }, true, Attention::Local, "an obstacle stands"),
         (Triggers { next_action_at: at(2000), ..quiet }, false, Attention::Full, "the obstacle is gone"),
+        (Triggers { next_action_at: at(2000), unclear: true, ..quiet }, false, Attention::Nothing, "it is too early to look again"),
+        (Triggers { next_action_at: at(999), unclear: true, ..quiet }, false, Attention::Full, "it is late enough to look again"),
     ] {
         assert_eq!(attention(&triggers, has_obstacle, now), expected, "{reason}");
     }
+}
+
+#[test]
+fn a_new_credential_that_is_refused_is_tried_again_soon_and_in_the_long_run_like_any_refusal() {
+    let mut site = Site::new();
+    steps_of(&mut site);
+    let wait = |was_accepted: bool, failures: u32| {
+        let mut world = site.world();
+        world.remote.sight = Sight::Present(Site::shown(&ClientId::new("1-ours"), &site.applications[&ClientId::new("1-ours")]));
+        let refused = Failure::new("trying the published credential", Class::Unauthorized, Reason::InvalidClient, "no");
+        world.absorb(&Step::Try, Err(refused), site.now);
+        world.recorded.verified = was_accepted;
+        let again = world.verdict(failures, "seed", site.now).again.expect("it is tried again");
+        again.duration_since(site.now).as_secs()
+    };
+    assert!((1..=3).contains(&wait(false, 1)), "{}", wait(false, 1));
+    let soon: i64 = (1..=NEW_CREDENTIAL_ATTEMPTS).map(|failures| wait(false, failures)).sum();
+    assert!((90..=160).contains(&soon), "{soon} s in all");
+    assert!(wait(false, NEW_CREDENTIAL_ATTEMPTS + 1) > 24 * 60 - 1);
+    assert!(wait(true, 1) > 24 * 60 - 1, "a credential that worked before is not new");
+}
+
+#[test]
+fn an_unclear_registration_is_no_reason_to_hurry_while_something_else_is_in_the_way() {
+    let mut site = Site::new();
+    steps_of(&mut site);
+    site.stored.unclear_since = Some(site.now);
+    site.now = later(site.now, Duration::from_secs(3600));
+    let again = |change: &dyn Fn(&mut World)| {
+        let mut world = site.world();
+        change(&mut world);
+        assert_eq!(next(&world, site.now), Next::Rest);
+        world.verdict(1, "seed", site.now).again.map(|at| at.duration_since(site.now).as_secs())
+    };
+    assert_eq!(again(&|world| world.desired.suspended = true), None);
+    let conflict = again(&|world| world.secret = SecretView::Foreign { whose: "somebody".into() });
+    assert!(conflict.is_some_and(|seconds| seconds > 60), "{conflict:?}");
+}
+
+#[test]
+fn a_finalizer_that_is_missing_is_written_before_anything_else() {
+    let mut site = Site::new();
+    steps_of(&mut site);
+    site.finalizer = false;
+    assert_eq!(steps_of(&mut site)[0], Step::Claim);
+    assert!(site.finalizer);
 }

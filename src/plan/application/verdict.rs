@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::{
     super::{Problem, wait},
-    ABSENCE_SPACING, Attention, Claim, Deleting, LATE_COMMIT, Next, SecretView, Sight, Stage, World,
-    deletion::{absence_is_certain_at, deletion_problem},
+    ABSENCE_SPACING, Attention, Claim, Deleting, Next, SecretView, Sight, Stage, Trouble, World,
+    deletion::deletion_problem,
     later,
     maintenance::{dropped_scopes, missing_roles, scope_is_in_use, secret_is_right},
     next, obstacle,
@@ -17,6 +17,9 @@ use crate::{
     model::{ApplicationKind, Class, ClientId, Failure},
     reasons::Reason,
 };
+
+/// So often is a new credential tried again soon: with waits that double from 2 s, for about two minutes.
+pub(super) const NEW_CREDENTIAL_ATTEMPTS: u32 = 6;
 
 /// The state of one condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,22 +208,31 @@ impl World {
         if let Some(deleting) = &self.deleting {
             return self.deletion_again(deleting, failures, seed, now);
         }
-        let unclear = self.recorded.unclear_since.map(|since| later(since, LATE_COMMIT).max(later(now, Duration::from_secs(1))));
+        let unclear = self.recorded.unclear_since.map(|_| self.absence_is_certain_at().max(later(now, Duration::from_secs(1))));
+        if problem.is_some_and(|problem| problem.reason == Reason::Suspended) {
+            // Only a change of the spec ends it.
+            return None;
+        }
         let wait = problem.map(|problem| match (self.slowest_failure(), problem.reason) {
             (_, Reason::ConfirmingAbsence) => ABSENCE_SPACING,
             (_, Reason::Contested) => {
                 self.contested_until.and_then(|until| Duration::try_from(until.duration_since(now)).ok()).unwrap_or_default()
             }
+            (Some(_), _) if self.credential_may_not_be_known_yet(failures) => wait::after_transient(failures, seed),
             (Some(failure), _) => wait::after(failure, failures, seed),
             (None, Reason::InProgress) => Duration::from_secs(1),
             (None, Reason::RoleNotFound) => wait::spread(wait::ROLE_MISSING, seed, failures, -0.2, 0.0),
             (None, _) => wait::spread(wait::WAITING, seed, failures, -0.2, 0.2),
         });
         let retry = wait.map(|wait| later(now, wait));
-        match (unclear, retry) {
-            (Some(a), Some(b)) => Some(a.min(b)).filter(|_| self.troubles.is_empty()).or(Some(b)),
-            (a, b) => a.or(b),
-        }
+        // What cannot go on now cannot look for leftovers either: its own time counts.
+        if problem.is_some() { retry } else { unclear }
+    }
+
+    /// A credential that was never accepted may be too new for the token endpoint: at first it is tried again as after any hiccup.
+    fn credential_may_not_be_known_yet(&self, failures: u32) -> bool {
+        let is_refused = |trouble: &Trouble| trouble.stage == Stage::Verification && trouble.failure.class == Class::Unauthorized;
+        !self.recorded.verified && failures <= NEW_CREDENTIAL_ATTEMPTS && self.troubles.iter().all(is_refused)
     }
 
     /// A deletion is tried more often than the wait for a refusal allows: its budget ends before the next attempt would come.
@@ -229,7 +241,7 @@ impl World {
             return None;
         }
         if deletion_problem(self).is_none() {
-            return Some(absence_is_certain_at(self, deleting).max(later(now, Duration::from_secs(1))));
+            return Some(self.absence_is_certain_at().max(later(now, Duration::from_secs(1))));
         }
         let end = later(deleting.first_failed_at.unwrap_or(now), deleting.budget);
         let wait =

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{
     super::{Problem, permit::Permits},
-    Attention, Step,
+    Attention, Step, later,
 };
 use crate::{
     model::{Application, Class, ClientId, Desired, Failure, ProvisionalName, RoleCatalogue, SecretText, TenantIdentity},
@@ -35,7 +35,7 @@ pub struct Recorded {
     pub added: Added,
     /// Whether the token endpoint accepted the published credential.
     pub verified: bool,
-    /// Since when a second registration is possible.
+    /// Since when something that was sent and not answered may still be carried out: a registration, or new redirect URIs.
     pub unclear_since: Option<Timestamp>,
     /// Since when the application is not found.
     pub missing_since: Option<Timestamp>,
@@ -81,6 +81,8 @@ pub enum SecretView {
         is_intact: bool,
         /// The client secret in it; read only while no client id is recorded.
         held: Option<SecretText>,
+        /// Whether it says that its client was adopted.
+        adopted: bool,
     },
     /// Published for an object of this cluster, kind, namespace and name that no longer exists.
     Leftover {
@@ -88,8 +90,10 @@ pub enum SecretView {
         client_id: Option<ClientId>,
         /// The client secret in it.
         held: Option<SecretText>,
-        /// Whether its client had been adopted.
+        /// Whether its client had been adopted, or was registered by another cluster.
         adopted: bool,
+        /// The tenant that it says its client lives in.
+        tenant: Option<TenantIdentity>,
     },
     /// Somebody else's.
     Foreign {
@@ -148,6 +152,8 @@ pub struct Remote {
     pub catalogue: Option<RoleCatalogue>,
     /// The tenant's redirect URIs.
     pub redirect_uris: Option<BTreeSet<String>>,
+    /// Whether a deletion took our redirect URIs away in this pass.
+    pub redirect_uris_are_removed: bool,
 }
 
 /// The part of the work in which something failed.
@@ -198,8 +204,6 @@ pub struct Deleting {
     pub first_failed_at: Option<Timestamp>,
     /// How long after that the registration is given up.
     pub budget: Duration,
-    /// When this process became leader.
-    pub leader_since: Timestamp,
     /// Whether the registration was given up in this pass.
     pub abandoned: bool,
     /// Whether the Secret was already made independent of the object.
@@ -217,6 +221,8 @@ pub struct World {
     pub provisional: ProvisionalName,
     /// How much may be looked at.
     pub attention: Attention,
+    /// When this process became leader: what an earlier one sent may still be carried out for a while after that.
+    pub leader_since: Timestamp,
     /// What is to be recorded.
     pub recorded: Recorded,
     /// What is recorded.
@@ -255,7 +261,26 @@ impl World {
     /// Whether the registration outlives the object: as the spec says, else only what was adopted.
     #[must_use]
     pub fn retains(&self) -> bool {
-        self.desired.retain.unwrap_or(self.recorded.adopted)
+        self.desired.retain.unwrap_or_else(|| self.is_adopted())
+    }
+
+    /// Whether the registration was adopted: as recorded, or as our own Secret says while nothing is recorded yet.
+    fn is_adopted(&self) -> bool {
+        let says_so = |id: &ClientId, adopted: bool| adopted || self.desired.adopt.as_ref() == Some(id);
+        self.recorded.adopted
+            || (self.recorded.client_id.is_none()
+                && matches!(&self.secret, SecretView::Ours { client_id: Some(id), adopted, .. } if says_so(id, *adopted)))
+    }
+
+    /// From when on nothing that was sent before and not answered is carried out any more: what is not there by then will not come.
+    /// What a predecessor sent in its last moment left no mark, so that this leader's beginning counts too.
+    pub(super) fn absence_is_certain_at(&self) -> Timestamp {
+        later(self.recorded.unclear_since.unwrap_or(self.leader_since).max(self.leader_since), LATE_COMMIT)
+    }
+
+    /// Whether something that was sent and not answered may still be carried out.
+    pub(super) fn may_come_late(&self, now: Timestamp) -> bool {
+        self.recorded.unclear_since.is_some() && now < self.absence_is_certain_at()
     }
 
     pub(super) fn has_trouble(&self, stage: Stage) -> bool {

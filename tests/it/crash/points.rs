@@ -85,12 +85,6 @@ impl Point {
         format!("{:?}, {place}, {:?}{deleted}", self.phase, self.moment)
     }
 
-    /// A list of redirect URIs that the service writes after the object is gone cannot be told from one that somebody else wrote.
-    fn can_be_found_after_a_deletion(&self) -> bool {
-        let writes_redirect_uris = matches!(&self.place, Place::Service(_, call) if call.operation == "app_id.redirect_uris.set");
-        !(writes_redirect_uris && self.moment == Moment::CommitsLate)
-    }
-
     fn outcome(&self) -> Wish {
         if self.deleted_meanwhile { Wish::Gone } else { self.phase.wishes().1 }
     }
@@ -264,8 +258,7 @@ async fn killed_at_any_call_of_a_creation_change_or_deletion_the_operator_settle
         }
         points.push(point(&Place::End, Moment::Before));
     }
-    let created: Vec<Point> =
-        points.iter().filter(|point| point.phase == Phase::Create && point.can_be_found_after_a_deletion()).cloned().collect();
+    let created: Vec<Point> = points.iter().filter(|point| point.phase == Phase::Create).cloned().collect();
     points.extend(created.into_iter().map(|point| Point { deleted_meanwhile: true, ..point }));
     let points = plant(&mut field, points).await;
 

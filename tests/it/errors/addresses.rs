@@ -1,8 +1,10 @@
 //! Whom the operator talks to: only servers it may reach and can trust.
 
+use futures::future::join_all;
 use identity_simulator::{Options, Simulator};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
-use stage::{OperatorOptions, PROVIDER, Stage, merge, provider_condition};
+use stage::{OperatorOptions, PROVIDER, Stage, condition, merge, provider_condition, status_written_at};
 
 /// A provider whose status says why it does not work, reached through `change` of the usual document.
 async fn refused(stage: &Stage, name: &str, change: Value, reason: &str) {
@@ -17,6 +19,33 @@ async fn refused(stage: &Stage, name: &str, change: Value, reason: &str) {
     assert!(status.next_action_at.is_some_and(|at| at.0 > jiff::Timestamp::now()), "{name}: the next attempt is named");
 }
 
+/// Half an hour, more or less, from when the status was written: what is not trusted is not asked again and again.
+fn is_half_an_hour(written: Option<jiff::Timestamp>, next: Option<&Time>) -> bool {
+    let ahead = written.zip(next).map(|(written, next)| next.0.duration_since(written).as_secs());
+    ahead.is_some_and(|ahead| (24 * 60 - 2..=36 * 60 + 2).contains(&ahead))
+}
+
+/// A provider and an application on it, neither of which trusts the server, and both of which look again in half an hour.
+async fn distrusted(stage: &Stage, name: &str, change: Value) {
+    refused(stage, name, change, "TlsNotTrusted").await;
+    stage.application(name, json!({ "providerRef": { "name": name } })).await;
+    // Who asks right after somebody else was refused is told so without a call, and asks again soon; then it is the same for both.
+    stage
+        .application_where(name, "trusts the server as little and waits", |object| {
+            let next = object.status.as_ref().and_then(|status| status.next_action_at.as_ref());
+            condition(object, "Ready") == Some(("False", "TlsNotTrusted")) && is_half_an_hour(status_written_at(object), next)
+        })
+        .await;
+    stage
+        .provider_where(name, "waits for half an hour", |object| {
+            let entries = object.metadata.managed_fields.iter().flatten();
+            let written = entries.filter(|entry| entry.subresource.as_deref() == Some("status")).filter_map(|entry| entry.time.as_ref());
+            let next = object.status.as_ref().and_then(|status| status.next_action_at.as_ref());
+            is_half_an_hour(written.map(|time| time.0).max(), next)
+        })
+        .await;
+}
+
 fn without_nulls(value: &mut Value) {
     if let Value::Object(members) = value {
         members.retain(|_, member| !member.is_null());
@@ -24,8 +53,8 @@ fn without_nulls(value: &mut Value) {
     }
 }
 
-/// Promise 10: a server that cannot prove who it is gets no credential, and the provider says so.
-/// Traps: T52.
+/// Promise 10: a server that cannot prove who it is gets no credential, and provider and application say so, every half an hour.
+/// Traps: T28, T52.
 #[tokio::test]
 async fn a_server_whose_certificate_is_not_trusted_gets_no_request() {
     let stage = Stage::new("tls").await;
@@ -33,16 +62,19 @@ async fn a_server_whose_certificate_is_not_trusted_gets_no_request() {
     let urls = stage.simulator.urls().clone();
     let another = Simulator::start(Options::default()).await.expect("it starts");
     stage.config_map("another-ca", &[("ca.crt", another.ca_pem())]).await;
+    let mut rows = vec![
+        ("without-ca".to_owned(), json!({ "spec": { "tls": null } })),
+        ("wrong-ca".to_owned(), json!({ "spec": { "tls": { "caBundle": { "configMapRef": { "name": "another-ca" } } } } })),
+    ];
     for (name, url) in [("other-authority", &urls.other_authority), ("expired", &urls.expired), ("wrong-host", &urls.wrong_host)] {
-        refused(&stage, &format!("{name}-iam"), json!({ "spec": { "appId": { "iam": { "url": url } } } }), "TlsNotTrusted").await;
-        refused(&stage, &format!("{name}-app-id"), json!({ "spec": { "appId": { "url": url } } }), "TlsNotTrusted").await;
+        rows.push((format!("{name}-iam"), json!({ "spec": { "appId": { "iam": { "url": url } } } })));
+        rows.push((format!("{name}-app-id"), json!({ "spec": { "appId": { "url": url } } })));
     }
-    refused(&stage, "without-ca", json!({ "spec": { "tls": null } }), "TlsNotTrusted").await;
-    let wrong = json!({ "spec": { "tls": { "caBundle": { "configMapRef": { "name": "another-ca" } } } } });
-    refused(&stage, "wrong-ca", wrong, "TlsNotTrusted").await;
+    join_all(rows.into_iter().map(async |(name, change)| distrusted(&stage, &name, change).await)).await;
     let calls = stage.control.journal().await.expect("the simulator answers");
     let bad: Vec<_> = calls.iter().filter(|call| ["other_authority", "expired", "wrong_host"].contains(&call.listener.as_str())).collect();
     assert!(bad.is_empty(), "nothing was sent: {bad:?}");
+    assert!(stage.registered().await.is_empty());
 }
 
 /// The CA bundle is used, from a ConfigMap and from a Secret, with its own key names, and a changed one is taken up.

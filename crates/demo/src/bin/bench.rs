@@ -16,7 +16,7 @@ use identity_simulator::{Options, Simulator};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
@@ -36,6 +36,9 @@ struct Arguments {
     /// Milliseconds that the simulator adds to each answer.
     #[arg(long, default_value_t = 20)]
     latency: u64,
+    /// Secrets of others that are made afterwards.
+    #[arg(long, default_value_t = 20_000)]
+    foreign_secrets: usize,
 }
 
 #[tokio::main]
@@ -59,8 +62,12 @@ async fn main() -> Result<(), Error> {
     control.set_settings(&settings).await?;
     prepare(&client, &namespace, &simulator, &tenants).await?;
     let kubeconfig = control_plane.kubeconfig_for_service_account(SYSTEM, SERVICE_ACCOUNT, Duration::from_secs(24 * 3600)).await?;
-    let options =
-        OperatorOptions { log_filter: "warn".into(), drift_interval: "1h".into(), ..OperatorOptions::default() }.watching(&namespace);
+    let options = OperatorOptions {
+        log_filter: "warn,cloud_identity_operator::controller::run=info".into(),
+        drift_interval: "1h".into(),
+        ..OperatorOptions::default()
+    }
+    .watching(&namespace);
     let operator = Operator::start(&operator_binary()?, &kubeconfig, &options).await?;
     providers_ready(&client, &namespace, tenants.len()).await?;
     let total = arguments.tenants * arguments.applications;
@@ -101,6 +108,22 @@ async fn main() -> Result<(), Error> {
     say(&format!("| operator's CPU | {:.2} s ({:.2} ms per object) |", after.cpu - before.cpu, 1000.0 * (after.cpu - before.cpu) / n));
     say(&format!("| operator's memory (PSS) before, after | {:.1} MiB, {:.1} MiB |", before.pss, after.pss));
     say(&format!("| operator's highest resident memory | {:.1} MiB |", after.peak));
+    operator.stop().await;
+    let mark = control_plane.audit().mark()?;
+    let calls_before = control.calls().await?.total.answered;
+    let operator = Operator::start(&operator_binary()?, &kubeconfig, &options).await?;
+    operator.working().await;
+    // Whatever a restart would do has begun by then.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let audit = control_plane.audit().since(mark)?.by_service_account(SYSTEM, SERVICE_ACCOUNT);
+    let calls = control.calls().await?.total.answered - calls_before;
+    say(&format!("| restart with all of them fresh: API requests that write, remote calls | {}, {calls} |", audit.writes().len()));
+    let fresh = Usage::of(operator.pid());
+    say(&format!("| operator's memory (PSS) 5 s after the restart | {:.1} MiB |", fresh.pss));
+    foreign_secrets(&client, &namespace, arguments.foreign_secrets).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let beside = Usage::of(operator.pid());
+    say(&format!("| the same beside {} Secrets of others | {:.1} MiB |", arguments.foreign_secrets, beside.pss));
     drop(operator);
     Api::<AppIdApplication>::namespaced(client, &namespace).delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
     Ok(())
@@ -218,6 +241,25 @@ async fn all_ready(client: &Client, namespace: &str, total: usize) -> Result<(),
         }
     }
     Err("the watch ended".into())
+}
+
+/// Secrets that nobody refers to: of each the operator sees the metadata, for a moment.
+async fn foreign_secrets(client: &Client, namespace: &str, count: usize) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    stream::iter(0..count)
+        .map(|n| {
+            let api = api.clone();
+            let secret = Secret {
+                metadata: kube::api::ObjectMeta { name: Some(format!("foreign-{n}")), ..Default::default() },
+                string_data: Some([("value".to_owned(), "x".to_owned())].into()),
+                ..Secret::default()
+            };
+            async move { api.create(&PostParams::default(), &secret).await }
+        })
+        .buffer_unordered(32)
+        .try_for_each(|_| async { Ok(()) })
+        .await?;
+    Ok(())
 }
 
 /// What a process uses, as the kernel counts it.

@@ -1,0 +1,174 @@
+//! What an object says: its spec and its status, in the words of the rules.
+
+use kube::ResourceExt;
+
+use super::super::{
+    claims::{Claim as ClaimOf, Claimant, ProviderKey},
+    directory::recorded_tenant,
+};
+use super::KIND;
+use crate::{
+    api::{AppIdApplication, AppIdApplicationStatus, ApplicationType, DeletionPolicy, FINALIZER, Layout as SpecLayout, mark},
+    model::{ApplicationKind, ClientId, Desired, TenantIdentity},
+    plan::{
+        Problem,
+        application::{Added, Claim, Recorded},
+        layout::{self, Layout, Shape},
+    },
+    provider::Urgency,
+    reasons::Reason,
+};
+
+/// What an object claims, for the index of claims.
+#[must_use]
+pub fn claim_of(object: &AppIdApplication) -> ClaimOf {
+    let namespace = object.namespace().unwrap_or_default();
+    let status = object.status.as_ref();
+    ClaimOf {
+        claimant: Claimant { kind: KIND, namespace: namespace.clone(), name: object.name_any(), uid: object.uid().unwrap_or_default() },
+        created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
+        secret: (namespace.clone(), secret_name(object)),
+        provider: ProviderKey::referred(&object.spec.provider_ref, &namespace),
+        tenant: status
+            .and_then(|status| status.tenant.clone())
+            .or_else(|| recorded_tenant(object.annotations()).map(|tenant| tenant.to_string())),
+        // Anybody may write the annotation; what was really begun at the service carries the finalizer or an id.
+        may_inherit: status.is_some_and(|status| status.client_id.is_some()) || standing_claim(object) == Claim::Before,
+        client_id: status.and_then(|status| status.client_id.as_deref()).map(ClientId::new),
+        redirect_uris: object.spec.redirect_uris.iter().map(|uri| uri.0.clone()).collect(),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+pub(super) fn secret_name(object: &AppIdApplication) -> String {
+    object.spec.secret.name.clone().unwrap_or_else(|| object.name_any())
+}
+
+pub(super) fn urgency(object: &AppIdApplication) -> Urgency {
+    if object.metadata.deletion_timestamp.is_some() {
+        Urgency::Deletion
+    } else if object
+        .status
+        .as_ref()
+        .is_some_and(|status| status.client_id.is_some() && status.observed_generation == object.metadata.generation)
+    {
+        Urgency::Drift
+    } else {
+        Urgency::Wanted
+    }
+}
+
+pub(super) fn standing_claim(object: &AppIdApplication) -> Claim {
+    match (object.finalizers().iter().any(|finalizer| finalizer == FINALIZER), recorded_tenant(object.annotations())) {
+        (true, Some(_)) => Claim::Before,
+        (true, None) => Claim::Unmarked,
+        (false, _) => Claim::Absent,
+    }
+}
+
+pub(super) fn recorded(object: &AppIdApplication, status: &AppIdApplicationStatus) -> Recorded {
+    Recorded {
+        client_id: status.client_id.as_deref().map(ClientId::new),
+        tenant: status.tenant.as_deref().map(TenantIdentity::recorded).or_else(|| recorded_tenant(object.annotations())),
+        adopted: status.adopted.unwrap_or(false),
+        added: Added {
+            scopes: status.added.scopes.clone(),
+            roles: status.added.roles.clone(),
+            redirect_uris: status.added.redirect_uris.clone(),
+        },
+        verified: status.verified_at.is_some(),
+        unclear_since: status.unclear_since.as_ref().map(|time| time.0),
+        missing_since: status.missing_since.as_ref().map(|time| time.0),
+    }
+}
+
+pub(super) fn desired(object: &AppIdApplication) -> Desired {
+    let spec = &object.spec;
+    Desired {
+        display_name: spec.display_name.clone().unwrap_or_else(|| object.name_any()),
+        display_name_is_explicit: spec.display_name.is_some(),
+        kind: kind_of(spec.application_type),
+        scopes: spec.scopes.as_ref().map(|scopes| scopes.iter().map(|scope| scope.0.clone()).collect()),
+        roles: spec.roles.as_ref().map(|roles| roles.iter().cloned().collect()),
+        redirect_uris: spec.redirect_uris.iter().map(|uri| uri.0.clone()).collect(),
+        adopt: spec.adopt.as_ref().map(|adopt| ClientId::new(&adopt.client_id)),
+        retain: match spec.deletion_policy {
+            Some(DeletionPolicy::Delete) => Some(false),
+            // What this version does not know is not taken as a permission to delete.
+            Some(DeletionPolicy::Retain | DeletionPolicy::Unknown) => Some(true),
+            None => None,
+        },
+        suspended: spec.suspend,
+        removable_scopes: object
+            .annotations()
+            .get(mark::REMOVE_SCOPE)
+            .into_iter()
+            .flat_map(|text| text.split(','))
+            .map(|scope| scope.trim().to_owned())
+            .collect(),
+    }
+}
+
+/// What a person asks for by annotation, while it is still to be done: an annotation does not change the generation.
+pub(super) fn request(object: &AppIdApplication) -> Option<&str> {
+    let text = object.annotations().get(mark::REMOVE_SCOPE)?;
+    let (desired, added) = (desired(object), &object.status.as_ref()?.added.scopes);
+    let is_open = desired
+        .removable_scopes
+        .iter()
+        .any(|scope| added.contains(scope) && desired.scopes.as_ref().is_some_and(|wanted| !wanted.contains(scope)));
+    is_open.then_some(text)
+}
+
+pub(super) fn kind_of(application_type: ApplicationType) -> ApplicationKind {
+    match application_type {
+        ApplicationType::SinglePageApp => ApplicationKind::SinglePageApp,
+        ApplicationType::RegularWebApp | ApplicationType::Unknown => ApplicationKind::RegularWebApp,
+    }
+}
+
+pub(super) fn shape_of(object: &AppIdApplication) -> Shape {
+    let (spec, secret) = (&object.spec, &object.spec.secret);
+    let only = match spec.redirect_uris.as_slice() {
+        [only] => Some(only),
+        _ => None,
+    };
+    Shape {
+        layout: match secret.layout {
+            SpecLayout::AppId | SpecLayout::Unknown => Layout::AppId,
+            SpecLayout::OAuth => Layout::OAuth,
+            SpecLayout::IbmBinding => Layout::IbmBinding,
+            SpecLayout::ServiceBinding => Layout::ServiceBinding,
+            SpecLayout::OAuth2Proxy => Layout::OAuth2Proxy,
+            SpecLayout::Spring => Layout::Spring,
+        },
+        kind: kind_of(spec.application_type),
+        renamed: secret.keys.clone(),
+        redirect_uri: secret.redirect_uri.as_ref().or(only).map(|uri| uri.0.clone()),
+        registration_id: secret.registration_id.as_ref().map(|id| id.to_uppercase()),
+        scopes: spec.scopes.iter().flatten().map(|scope| scope.0.clone()).collect(),
+    }
+}
+
+pub(super) fn flaw(object: &AppIdApplication, shape: &Shape) -> Option<Problem> {
+    let spec = &object.spec;
+    let unknown =
+        |field: &str| Some(Problem::new(Reason::InvalidSpec, format!("this version of the operator does not know the value of {field}")));
+    if spec.application_type == ApplicationType::Unknown {
+        return unknown("type");
+    }
+    if spec.secret.layout == SpecLayout::Unknown {
+        return unknown("secret.layout");
+    }
+    if spec.deletion_policy == Some(DeletionPolicy::Unknown) {
+        return unknown("deletionPolicy");
+    }
+    layout::flaw(shape)
+}
+
+pub(super) fn is_reported(object: &AppIdApplication, problem: &Problem) -> bool {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Ready" && condition.reason == problem.reason.as_str() && condition.message == problem.message)
+}
