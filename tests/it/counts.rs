@@ -457,8 +457,7 @@ async fn twelve_thousand_foreign_secrets_cost_no_memory() {
     let audit = stage.control_plane.audit().since(ledger.mark).expect("the audit log can be read");
     let whole = audit.by_service_account(SYSTEM, SERVICE_ACCOUNT).in_namespace(&stage.namespace).of_resource("secrets");
     assert!(whole.iter().filter(|event| event.verb == "get").all(|event| !event.name.starts_with("foreign-")), "{whole}");
-    let all = kube::api::ListParams::default();
-    secrets.delete_collection(&Default::default(), &all).await.expect("the Secrets go").left();
+    // They stay: taking them away keeps the API server busy for longer than all of this, and nobody else looks here.
 }
 
 /// Memory of its own in KiB. What it shares with other processes of the same program says nothing about it.
