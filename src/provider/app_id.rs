@@ -54,6 +54,8 @@ pub struct SharedTenant {
     listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Application>>)>>,
     redirect_uris: tokio::sync::Mutex<Option<(Instant, Map<String, Value>)>>,
     merges: Mutex<Vec<Merge>>,
+    /// Redirect URIs that this process took away: that they are gone is no riddle.
+    removed: Mutex<BTreeSet<String>>,
 }
 
 impl SharedTenant {
@@ -65,6 +67,7 @@ impl SharedTenant {
             listed: tokio::sync::Mutex::default(),
             redirect_uris: tokio::sync::Mutex::default(),
             merges: Mutex::default(),
+            removed: Mutex::default(),
         })
     }
 }
@@ -85,7 +88,7 @@ pub struct Merged {
     pub list: BTreeSet<String>,
     /// Entries that somebody else had added between our last look and the write.
     pub already: BTreeSet<String>,
-    /// Entries to be removed that were not there.
+    /// Entries to be removed that were not there, and that this process did not take away.
     pub absent: BTreeSet<String>,
 }
 
@@ -128,7 +131,7 @@ impl Written {
         }
         Ok(Merged {
             already: merge.add.intersection(&self.added_by_others).cloned().collect(),
-            absent: merge.remove.difference(&self.before).cloned().collect(),
+            absent: merge.remove.iter().filter(|uri| !self.before.contains(*uri) && !self.removed.contains(*uri)).cloned().collect(),
             list: self.after.clone(),
         })
     }
@@ -140,6 +143,7 @@ struct Written {
     before: BTreeSet<String>,
     after: BTreeSet<String>,
     added_by_others: BTreeSet<String>,
+    removed: BTreeSet<String>,
 }
 
 /// What an operation is called, here and in metrics.
@@ -392,7 +396,7 @@ impl AppId {
             let Some((read_at, document)) = kept.clone() else { continue };
             let (before, document) = match merged(document, batch) {
                 Change::Nothing(present) => {
-                    return Ok(Written { before: present.clone(), after: present, added_by_others });
+                    return Ok(self.written(present.clone(), present, added_by_others));
                 }
                 Change::Write { before, document } => (before, document),
             };
@@ -409,10 +413,17 @@ impl AppId {
             let document = self.read_redirect_uris(caller).await?;
             let after = entries(&document);
             *kept = Some((read_at, document));
-            return Ok(Written { before, after, added_by_others });
+            return Ok(self.written(before, after, added_by_others));
         }
         let message = "the tenant's turn came too late, again and again: what was read was no longer fresh";
         Err(Failure::new(MERGING, Class::Transient, Reason::ServiceUnavailable, message))
+    }
+
+    fn written(&self, before: BTreeSet<String>, after: BTreeSet<String>, added_by_others: BTreeSet<String>) -> Written {
+        let mut removed = self.shared.removed.lock();
+        removed.extend(before.difference(&after).cloned());
+        removed.retain(|uri| !after.contains(uri));
+        Written { removed: removed.clone(), before, after, added_by_others }
     }
 
     async fn read_redirect_uris(&self, caller: &Caller) -> Result<Map<String, Value>, Failure> {

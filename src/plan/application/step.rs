@@ -112,7 +112,7 @@ pub enum Outcome {
         list: BTreeSet<String>,
         /// Entries that were there already.
         already: BTreeSet<String>,
-        /// Entries of `remove` that were not there.
+        /// Entries of `remove` that were not there, and nobody knows why.
         absent: BTreeSet<String>,
     },
 }
