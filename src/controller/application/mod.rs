@@ -229,6 +229,10 @@ impl Pass {
         self.announce_all().await;
         let (api, finalizers) = (self.api(), self.object.finalizers().to_vec());
         self.subject.release(&api, &finalizers).await?;
+        if self.world.deleting.as_ref().is_some_and(|deleting| deleting.abandoned) {
+            // Counted when the object is let go, so that each leftover counts once.
+            self.context.metrics.orphaned(KIND);
+        }
         Ok(Ok(Outcome::Done))
     }
 
@@ -246,7 +250,6 @@ impl Pass {
         let left = registration.into_iter().chain(uris).collect::<Vec<_>>().join(" and ");
         let note = format!("could not delete {left} of tenant {tenant}; it was given up: remove it by hand");
         tracing::error!(object = %self.subject.path(), %note, "a registration was given up");
-        self.context.metrics.orphaned(KIND);
         self.announcements.push(Announcement { reason: Reason::Orphaned, note, is_warning: true });
         Outcome::Done
     }
