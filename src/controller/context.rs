@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
     claims::{Claimant, Claims, ProviderKey},
+    cluster::{self, Announcement, Subject},
     directory::Directory,
     leadership::Leadership,
     versions::Versions,
@@ -290,6 +291,11 @@ impl Wake {
 }
 
 impl Context {
+    /// Writes an event about an object, in this process's name.
+    pub async fn announce(&self, subject: &Subject, announcement: &Announcement) {
+        cluster::announce(&self.client, subject, &self.settings.namespace, &self.settings.instance, announcement).await;
+    }
+
     /// An object met a failure that speaks of its provider: the provider is looked at, once, so that its own status says so too.
     pub fn doubt(&self, provider: &ProviderKey) {
         if let Some(uid) = self.directory.doubt(provider) {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Context, Kind,
-    cluster::{self, Abort, Subject},
+    cluster::{Abort, Subject},
     directory::{Connection, Service, Specification},
     report::{Conditions, announcement_of_change, whole_seconds_from},
 };
@@ -185,14 +185,7 @@ impl<P: ProviderObject> Pass<P> {
             self.context.memory.reported(&self.subject.uid, now);
         }
         if let Some(announcement) = change {
-            cluster::announce(
-                &self.context.client,
-                &self.subject,
-                &self.context.settings.namespace,
-                &self.context.settings.instance,
-                &announcement,
-            )
-            .await;
+            self.context.announce(&self.subject, &announcement).await;
         }
         if becomes_ready {
             self.context.directory.trust(&self.object.specification().key);

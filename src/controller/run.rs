@@ -371,14 +371,13 @@ fn on_unreadable(context: &Arc<Context>, kind: &'static str) -> impl Fn(InvalidO
         let subject = Subject::of_metadata(kind, &object.metadata);
         let context = context.clone();
         tokio::spawn(async move {
-            let (client, settings) = (&context.client, &context.settings);
             let note =
                 "this version of the operator cannot read the object: correct what is not as its schema says, or update the operator";
             let problem = Problem::new(Reason::InvalidSpec, note);
-            match cluster::report_unreadable(client, &subject, &problem, Timestamp::now()).await {
+            match cluster::report_unreadable(&context.client, &subject, &problem, Timestamp::now()).await {
                 Ok(true) => {
                     let announcement = Announcement { reason: problem.reason, note: problem.message, is_warning: true };
-                    cluster::announce(client, &subject, &settings.namespace, &settings.instance, &announcement).await;
+                    context.announce(&subject, &announcement).await;
                 }
                 Ok(false) => {}
                 // The watch brings the newer picture, if there is one.

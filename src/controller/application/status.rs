@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::super::{
-    cluster::{self, Abort, Announcement},
+    cluster::{Abort, Announcement},
     report::{Conditions, announcement_of_change, whole_seconds, whole_seconds_from},
 };
 use super::Pass;
@@ -77,14 +77,7 @@ impl Pass {
             .collect();
         announcements.append(&mut self.announcements);
         for announcement in announcements {
-            cluster::announce(
-                &self.context.client,
-                &self.subject,
-                &self.context.settings.namespace,
-                &self.context.settings.instance,
-                &announcement,
-            )
-            .await;
+            self.context.announce(&self.subject, &announcement).await;
         }
     }
 
