@@ -1,7 +1,7 @@
 //! What every pass shares.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -76,7 +76,11 @@ pub struct Context {
 
 /// What is remembered of objects between passes; losing it costs nothing but time.
 #[derive(Debug, Default)]
-pub struct Memory(Mutex<HashMap<String, Remembered>>);
+pub struct Memory {
+    objects: Mutex<HashMap<String, Remembered>>,
+    /// Objects that are gone, oldest first: forgotten when no pass can hold a picture of them any more.
+    gone: Mutex<VecDeque<(Instant, String)>>,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Remembered {
@@ -108,13 +112,13 @@ const REPORTS_WINDOW: Duration = Duration::from_secs(60);
 
 impl Memory {
     fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Remembered) -> T) -> T {
-        change(self.0.lock().entry(uid.to_owned()).or_default())
+        change(self.objects.lock().entry(uid.to_owned()).or_default())
     }
 
     /// When the service was last looked at for this object, if that was in this process.
     #[must_use]
     pub fn checked_at(&self, uid: &str) -> Option<Timestamp> {
-        self.0.lock().get(uid)?.checked_at
+        self.objects.lock().get(uid)?.checked_at
     }
 
     /// The service was looked at.
@@ -130,7 +134,7 @@ impl Memory {
     /// Whether a person's request on the object was taken up in this process.
     #[must_use]
     pub fn is_taken_up(&self, uid: &str, request: &str) -> bool {
-        self.0.lock().get(uid).is_some_and(|remembered| remembered.request.as_deref() == Some(request))
+        self.objects.lock().get(uid).is_some_and(|remembered| remembered.request.as_deref() == Some(request))
     }
 
     /// A person's request on the object, if there is one, is taken up now.
@@ -143,12 +147,12 @@ impl Memory {
     /// How often something the object depends on has changed so far.
     #[must_use]
     pub fn wakes(&self, uid: &str) -> u64 {
-        self.0.lock().get(uid).map_or(0, |remembered| remembered.wakes)
+        self.objects.lock().get(uid).map_or(0, |remembered| remembered.wakes)
     }
 
     /// A pass that began after so many changes has reported: they are dealt with.
     pub fn attended(&self, uid: &str, wakes: u64) {
-        if let Some(remembered) = self.0.lock().get_mut(uid) {
+        if let Some(remembered) = self.objects.lock().get_mut(uid) {
             remembered.attended = remembered.attended.max(wakes);
         }
     }
@@ -156,18 +160,18 @@ impl Memory {
     /// Whether something the object depends on has changed since the last pass that reported began.
     #[must_use]
     pub fn is_woken(&self, uid: &str) -> bool {
-        self.0.lock().get(uid).is_some_and(|remembered| remembered.wakes > remembered.attended)
+        self.objects.lock().get(uid).is_some_and(|remembered| remembered.wakes > remembered.attended)
     }
 
     /// Whether this damage of the Secret was seen before by a pass that could not mend it.
     #[must_use]
     pub fn knows_damage(&self, uid: &str, version: &str) -> bool {
-        self.0.lock().get(uid).is_some_and(|remembered| remembered.damage.as_deref() == Some(version))
+        self.objects.lock().get(uid).is_some_and(|remembered| remembered.damage.as_deref() == Some(version))
     }
 
     /// How a pass leaves the Secret: damaged in this version, or in order.
     pub fn leaves_damage(&self, uid: &str, version: Option<String>) {
-        if version.is_some() || self.0.lock().get(uid).is_some_and(|remembered| remembered.damage.is_some()) {
+        if version.is_some() || self.objects.lock().get(uid).is_some_and(|remembered| remembered.damage.is_some()) {
             self.with(uid, |remembered| remembered.damage = version);
         }
     }
@@ -183,7 +187,7 @@ impl Memory {
     /// Until when nothing more is reported of an object whose status somebody else writes, too.
     #[must_use]
     pub fn reports_again_at(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
-        let memory = self.0.lock();
+        let memory = self.objects.lock();
         let recent = memory.get(uid)?.reports.iter().filter(|at| now.duration_since(**at).unsigned_abs() < REPORTS_WINDOW);
         let last = recent.clone().next_back()?;
         let until = last.checked_add(REPORTS_WINDOW).ok()?;
@@ -198,12 +202,12 @@ impl Memory {
     /// Since when, while its status does not say so.
     #[must_use]
     pub fn unanswered_since(&self, uid: &str) -> Option<Timestamp> {
-        self.0.lock().get(uid)?.unanswered_since
+        self.objects.lock().get(uid)?.unanswered_since
     }
 
     /// The object's status stands as the pass wants it; if `it_tells`, it alone tells from now on what is unanswered.
     pub fn told(&self, uid: &str, it_tells: bool) {
-        if let Some(remembered) = self.0.lock().get_mut(uid).filter(|_| it_tells) {
+        if let Some(remembered) = self.objects.lock().get_mut(uid).filter(|_| it_tells) {
             remembered.unanswered_since = None;
         }
     }
@@ -216,10 +220,18 @@ impl Memory {
         }
     }
 
+    /// We lifted our finalizer from what was pictured as `resource_version`. The API server may have removed the object without making a
+    /// version of that: the picture itself is outdated from now on.
+    pub fn released(&self, uid: &str, resource_version: &str) {
+        if let Ok(version) = resource_version.parse::<u64>() {
+            self.with(uid, |remembered| remembered.wrote = Some((version.saturating_add(1), Instant::now())));
+        }
+    }
+
     /// Whether a picture of the object is older than what we wrote.
     #[must_use]
     pub fn is_outdated(&self, uid: &str, resource_version: &str) -> bool {
-        let memory = self.0.lock();
+        let memory = self.objects.lock();
         let Some((wrote, at)) = memory.get(uid).and_then(|remembered| remembered.wrote) else { return false };
         at.elapsed() < PICTURE_OVERDUE && resource_version.parse::<u64>().is_ok_and(|seen| seen < wrote)
     }
@@ -235,7 +247,7 @@ impl Memory {
     /// Until when a Secret that is changed again and again is left as it is.
     #[must_use]
     pub fn contested_until(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
-        let memory = self.0.lock();
+        let memory = self.objects.lock();
         let recent: Vec<_> =
             memory.get(uid)?.repairs.iter().filter(|at| now.duration_since(**at).unsigned_abs() < CONTEST_WINDOW).collect();
         let beyond = recent.len().checked_sub(CONTESTED_AFTER)?;
@@ -253,14 +265,20 @@ impl Memory {
 
     /// A pass did not fail at the API server, if `answered`.
     pub fn cluster_answered_if(&self, uid: &str, answered: bool) {
-        if let Some(remembered) = self.0.lock().get_mut(uid).filter(|_| answered) {
+        if let Some(remembered) = self.objects.lock().get_mut(uid).filter(|_| answered) {
             remembered.cluster_failures = 0;
         }
     }
 
-    /// The object is gone.
+    /// The object is gone. A pass that was asked for before may still hold a picture of it: every such picture is outdated.
     pub fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
+        self.objects.lock().insert(uid.to_owned(), Remembered { wrote: Some((u64::MAX, Instant::now())), ..Remembered::default() });
+        let mut gone = self.gone.lock();
+        gone.push_back((Instant::now(), uid.to_owned()));
+        while gone.front().is_some_and(|(at, _)| at.elapsed() >= PICTURE_OVERDUE) {
+            let forgotten = gone.pop_front();
+            forgotten.and_then(|(_, uid)| self.objects.lock().remove(&uid));
+        }
     }
 }
 
@@ -321,5 +339,23 @@ impl Context {
                 self.wake.claimant(&claimant);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise a deletion would begin anew with an object that was let go: what is retained would be deleted.
+    #[test]
+    fn a_picture_from_before_an_object_was_let_go_is_outdated_also_when_the_object_is_gone() {
+        let memory = Memory::default();
+        assert!(!memory.is_outdated("uid", "41"));
+        memory.released("uid", "41");
+        assert!(memory.is_outdated("uid", "41"), "the API server made no version of the removal");
+        assert!(!memory.is_outdated("uid", "42"), "others' finalizers keep it");
+        memory.forget("uid");
+        assert!(memory.is_outdated("uid", "41") && memory.is_outdated("uid", "42"));
+        assert!(!memory.is_outdated("another", "41"));
     }
 }

@@ -1,6 +1,9 @@
 //! Deletion always ends, removes what is ours and nothing else, and names what could not be removed.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
 
 use cloud_identity_operator::api::{AppIdApplication, IdentityProvider};
 use identity_simulator::{Action, RoleSeed, Rule, Settings};
@@ -370,18 +373,30 @@ async fn delete_namespaces(stage: &Stage, namespaces: &[String], dice: &mut Dice
     }
 }
 
+/// Our part: an object that is told to go is gone within this long, with twenty namespaces of others at the same tenant.
+const OUR_PART: Duration = Duration::from_secs(45);
+/// Kubernetes' part as well: it looks at a few namespaces at a time, and at each that was not empty every eight seconds.
+const ALL_OF_IT: Duration = Duration::from_secs(240);
+
 async fn namespaces_gone(stage: &Stage, namespaces: &[String]) {
-    // Ours first; then Kubernetes looks at ten namespaces at a time, and at each that was not empty every eight seconds.
-    eventually("the objects are gone", async || {
-        let all = Api::<AppIdApplication>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
-        !all.items.iter().any(|object| object.namespace().is_some_and(|namespace| namespaces.contains(&namespace)))
-    })
-    .await;
-    eventually("the namespaces are gone", async || {
-        let all = Api::<Namespace>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
-        all.items.iter().all(|namespace| !namespaces.contains(&namespace.name_any()))
-    })
-    .await;
+    let begun = Instant::now();
+    let mut told: HashMap<String, Instant> = HashMap::new();
+    let applications = Api::<AppIdApplication>::all(stage.client.clone());
+    let all_namespaces = Api::<Namespace>::all(stage.client.clone());
+    loop {
+        let objects = applications.list_metadata(&ListParams::default()).await.expect("listed").items;
+        let ours: Vec<_> = objects.iter().filter(|object| object.namespace().is_some_and(|home| namespaces.contains(&home))).collect();
+        for object in ours.iter().filter(|object| object.metadata.deletion_timestamp.is_some()) {
+            let since = told.entry(object.uid().unwrap_or_default()).or_insert_with(Instant::now);
+            assert!(since.elapsed() < OUR_PART, "{:?}/{} holds up its namespace", object.namespace(), object.name_any());
+        }
+        let left = all_namespaces.list_metadata(&ListParams::default()).await.expect("listed").items;
+        if ours.is_empty() && !left.iter().any(|namespace| namespaces.contains(&namespace.name_any())) {
+            return;
+        }
+        assert!(begun.elapsed() < ALL_OF_IT, "{} objects are still there", ours.len());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
 }
 
 async fn namespaces_deleted_in_order(seed: u64) {

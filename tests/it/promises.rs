@@ -240,6 +240,26 @@ async fn what_is_retained_keeps_its_secret_also_when_no_status_named_it_yet() {
     assert_eq!(stage.secret_values("storefront").await.and_then(|values| values.get("clientId").cloned()), Some(id));
 }
 
+/// Promise 7. The process ends when the Secret was let go and the finalizer not yet lifted, and no status says what was registered.
+#[tokio::test]
+async fn what_is_retained_stays_when_the_process_ends_between_letting_go_of_the_secret_and_of_the_object() {
+    let (stage, interceptor, operator) = intercepted("promises").await;
+    let record = interceptor.intercept(status_of("storefront"), 0, 1, Effect::HoldBefore);
+    stage.application("storefront", json!({ "deletionPolicy": "Retain" })).await;
+    interceptor.fired(record).await;
+    let is_release = |seen: &Seen| seen.name == "storefront" && seen.resource == "appidapplications" && seen.subresource.is_empty();
+    let release = interceptor.intercept(move |seen| is_release(seen) && seen.is_write(), 0, 1, Effect::HoldBefore);
+    delete_object(&stage, "storefront").await;
+    interceptor.release(record);
+    interceptor.fired(release).await;
+    drop(operator.kill().await);
+    let _operator = stage.operator_with(OperatorOptions::default()).await;
+    stage.gone("storefront").await;
+    let registered = stage.registered().await;
+    let published = stage.secret_values("storefront").await.expect("the Secret stays");
+    assert_eq!(registered.iter().map(|one| Some(&one.client_id)).collect::<Vec<_>>(), [published.get("clientId")]);
+}
+
 /// Promise 9. Two providers lead to one tenant, one of them with a key that may not write; their objects wait for the same turn.
 #[tokio::test]
 async fn another_providers_bad_key_fails_nobody_elses_redirect_uris() {

@@ -144,6 +144,11 @@ impl Layout {
             // Serves nothing: one port less to find.
             "--secure-port=0".into(),
             format!("--controllers={CONTROLLERS}"),
+            // Many tests share it, and each waits for its own namespaces and owned objects: twenty requests a second, the usual allowance,
+            // would make them wait for each other.
+            "--kube-api-qps=200".into(),
+            "--kube-api-burst=400".into(),
+            "--concurrent-namespace-syncs=20".into(),
         ];
         self.write_command(CONTROLLER_MANAGER, &programs.controller_manager, &flags)
     }

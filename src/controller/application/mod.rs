@@ -228,7 +228,9 @@ impl Pass {
         // Events first: afterwards the object they speak of is gone.
         self.announce_all().await;
         let (api, finalizers) = (self.api(), self.object.finalizers().to_vec());
+        let pictured = self.subject.resource_version.clone();
         self.subject.release(&api, &finalizers).await?;
+        self.context.memory.released(&self.subject.uid, &pictured);
         if self.world.deleting.as_ref().is_some_and(|deleting| deleting.abandoned) {
             // Counted when the object is let go, so that each leftover counts once.
             self.context.metrics.orphaned(KIND);

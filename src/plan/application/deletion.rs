@@ -8,7 +8,7 @@ use super::{
     super::Problem, Claim, Deleting, Next, ProviderView, SecretView, Sight, Step, World, later, maintenance::bequest,
     registration::holding_of,
 };
-use crate::model::{Class, ClientId};
+use crate::model::Class;
 
 pub(super) fn deletion(world: &World, deleting: &Deleting, now: Timestamp) -> Next {
     if world.claim == Claim::Absent || deleting.released {
@@ -59,21 +59,18 @@ fn leave(world: &World, deleting: &Deleting) -> Step {
     if world.retains() && is_ours && !deleting.secret_is_released { Step::ReleaseSecret } else { Step::Release }
 }
 
-/// The registration: as recorded, or as our own Secret names it while nothing is recorded yet.
-fn registration(world: &World) -> Option<&ClientId> {
-    let named = match &world.secret {
-        SecretView::Ours { client_id, .. } => client_id.as_ref(),
-        _ => None,
-    };
-    world.recorded.client_id.as_ref().or(named)
-}
-
 fn retain_step(world: &World, deleting: &Deleting, now: Timestamp) -> Option<Step> {
-    let Some(id) = registration(world) else {
+    // As recorded, or as our own Secret names it while nothing is recorded yet.
+    let id = match (&world.recorded.client_id, &world.secret) {
+        (Some(id), _) | (None, SecretView::Ours { client_id: Some(id), .. }) => id,
+        // Let go by a pass that was cut short then: it names what is kept.
+        (None, SecretView::Leftover { client_id: Some(id), .. }) => id,
         // Nothing was published that could be kept: what was begun is taken back.
-        return delete_step(world, now);
+        _ => return delete_step(world, now),
     };
-    if let (Some(_), ProviderView::Usable { .. }) = (world.recorded.unclear_since, &world.provider) {
+    // While nothing is recorded, no status could say either that a request was not answered.
+    let is_unclear = world.recorded.client_id.is_none() || world.recorded.unclear_since.is_some();
+    if let (true, ProviderView::Usable { .. }) = (is_unclear, &world.provider) {
         // A second registration is nothing that anybody wants to keep.
         let Some(namesakes) = &world.remote.namesakes else { return Some(Step::FindNamesakes) };
         if let Some(surplus) = namesakes.iter().find(|other| *other != id && !world.remote.deregistered.contains(*other)) {

@@ -49,6 +49,8 @@ struct PublishedSecret {
     client_id: ClientId,
     secret: String,
     is_intact: bool,
+    /// No longer ours: it stays when the object goes.
+    is_released: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -150,11 +152,13 @@ impl Site {
             recorded: Recorded { unclear_since: self.stored.unclear_since.max(self.unanswered_since), ..self.stored.clone() },
             stored: self.stored.clone(),
             provider: usable,
-            secret: self.secret.as_ref().map_or(SecretView::Absent, |secret| SecretView::Ours {
-                client_id: Some(secret.client_id.clone()),
-                is_intact: secret.is_intact,
-                held: held(secret),
-                adopted: false,
+            secret: self.secret.as_ref().map_or(SecretView::Absent, |secret| {
+                let (client_id, held) = (Some(secret.client_id.clone()), held(secret));
+                if secret.is_released {
+                    SecretView::Leftover { client_id, held, adopted: false, tenant: Some(TenantIdentity::recorded(TENANT)) }
+                } else {
+                    SecretView::Ours { client_id, is_intact: secret.is_intact, held, adopted: false }
+                }
             }),
             flaw: None,
             secret_rival: None,
@@ -280,9 +284,17 @@ impl Site {
                 self.held(world).name = name.clone();
                 Outcome::Renamed
             }
+            Step::ReleaseSecret => {
+                if self.secret.is_none() {
+                    self.publish(world);
+                }
+                self.secret.as_mut().expect("there is one").is_released = true;
+                Outcome::Done
+            }
             Step::Release => {
                 self.finalizer = false;
-                self.secret = None;
+                // What the object owns is collected.
+                self.secret.take_if(|secret| !secret.is_released);
                 Outcome::Done
             }
             Step::Try | Step::Hold(..) | Step::Forget(_) => Outcome::Done,
@@ -306,7 +318,7 @@ impl Site {
             self.overwritten.push(format!("{} by {}", before.client_id, application.client_id));
         }
         let secret = application.secret.as_ref().expect("complete").expose_secret().to_owned();
-        self.secret = Some(PublishedSecret { client_id: application.client_id.clone(), secret, is_intact: true });
+        self.secret = Some(PublishedSecret { client_id: application.client_id.clone(), secret, is_intact: true, is_released: false });
         Outcome::Done
     }
 
@@ -367,7 +379,7 @@ impl Site {
                 }
                 _ => Ok(self.carry_out(&world, &step)),
             };
-            let is_cluster_write = matches!(step, Step::Claim | Step::Record | Step::Publish | Step::Release);
+            let is_cluster_write = matches!(step, Step::Claim | Step::Record | Step::Publish | Step::ReleaseSecret | Step::Release);
             if result.is_err() && is_cluster_write {
                 // A write in the cluster that is not answered ends the pass without a report.
                 return Some(later(self.now, Duration::from_secs(1)));
@@ -399,6 +411,27 @@ impl Site {
             }
         }
         panic!("it does not settle: {self:#?}");
+    }
+
+    /// The object is deleted; the deletion goes on until the object is let go, and whatever is still on its way arrives.
+    fn end(&mut self, disturbances: Vec<(Disturbance, i64)>) {
+        self.deleted = true;
+        for (disturbance, pause) in disturbances {
+            if self.finalizer {
+                self.pass(disturbance);
+            }
+            self.now = later(self.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
+        }
+        for _ in 0..40 {
+            if !self.finalizer {
+                break;
+            }
+            let now = self.now;
+            let again = self.pass(Disturbance::None);
+            self.now = again.map_or(now, |at| at.max(now));
+        }
+        self.now = later(self.now, LATE_COMMIT);
+        self.commit_what_is_late();
     }
 
     fn assert_is_in_order(&self) {
@@ -474,27 +507,40 @@ proptest! {
             site.pass(disturbance);
             site.now = later(site.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
         }
-        site.deleted = true;
-        for (disturbance, pause) in end {
-            if site.finalizer {
-                site.pass(disturbance);
-            }
-            site.now = later(site.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
-        }
-        for _ in 0..40 {
-            if !site.finalizer {
-                break;
-            }
-            let now = site.now;
-            let again = site.pass(Disturbance::None);
-            site.now = again.map_or(now, |at| at.max(now));
-        }
-        site.now = later(site.now, LATE_COMMIT);
-        site.commit_what_is_late();
+        site.end(end);
         prop_assert!(!site.finalizer, "the deletion does not end: {:#?}", site);
         prop_assert!(site.ours().is_empty() && site.late.is_empty(), "left behind: {:#?}", site);
         site.assert_the_foreign_is_untouched();
         prop_assert_eq!(&site.redirect_uris, &set(&["https://theirs.example/cb"]));
+    }
+
+    #[test]
+    fn whatever_happened_before_a_deletion_what_is_retained_stays_with_its_secret_and_nothing_else_of_ours(
+        story in proptest::collection::vec((disturbance(), 0_i64..40), 0..5),
+        end in proptest::collection::vec((disturbance(), 0_i64..40), 0..3),
+    ) {
+        let mut site = Site::new();
+        site.spec.retain = Some(true);
+        for (disturbance, pause) in story {
+            site.pass(disturbance);
+            site.now = later(site.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
+        }
+        let is_taken_away = |(disturbance, _): &(Disturbance, i64)| {
+            matches!(disturbance, Disturbance::RemoteDeletion | Disturbance::RemoteRename | Disturbance::SecretDeletion | Disturbance::SecretEdit)
+        };
+        let was_published = site.secret.as_ref().map(|secret| secret.client_id.clone()).filter(|id| site.applications.contains_key(id));
+        let is_kept = was_published.filter(|_| !end.iter().any(is_taken_away));
+        site.end(end);
+        prop_assert!(!site.finalizer, "the deletion does not end: {:#?}", site);
+        prop_assert!(site.ours().len() <= 1 && site.late.is_empty(), "a second registration is left: {:#?}", site);
+        if let Some(id) = &is_kept {
+            prop_assert_eq!(site.ours(), vec![id], "the registration is gone: {:#?}", site);
+        }
+        prop_assert!(is_kept.is_none() || site.secret.is_some(), "the Secret is gone: {:#?}", site);
+        if let (Some(secret), Some(registration)) = (&site.secret, site.ours().first().map(|id| &site.applications[*id])) {
+            prop_assert_eq!(&secret.secret, &registration.secret);
+        }
+        site.assert_the_foreign_is_untouched();
     }
 }
 
@@ -555,7 +601,12 @@ fn a_registration_that_only_the_secret_names_is_not_taken_for_the_only_one() {
     let (published, late) = (site.new_registration(), site.new_registration());
     site.commit(&published);
     site.late.push((later(site.now, Duration::from_secs(25)), Late::Registration(late)));
-    site.secret = Some(PublishedSecret { client_id: published.clone(), secret: format!("secret of {published}"), is_intact: true });
+    site.secret = Some(PublishedSecret {
+        client_id: published.clone(),
+        secret: format!("secret of {published}"),
+        is_intact: true,
+        is_released: false,
+    });
     site.settle();
     assert_eq!(site.ours(), [&published]);
     site.assert_is_in_order();
