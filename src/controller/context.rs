@@ -93,6 +93,7 @@ struct Remembered {
     request: Option<String>,
     wrote: Option<(u64, Instant)>,
     unanswered_since: Option<Timestamp>,
+    claimed: bool,
     cluster_failures: u32,
 }
 
@@ -192,6 +193,17 @@ impl Memory {
         let last = recent.clone().next_back()?;
         let until = last.checked_add(REPORTS_WINDOW).ok()?;
         (recent.count() > REPORTS_MOST).then_some(until)
+    }
+
+    /// This process wrote the finalizer onto the object, which had none: no predecessor has sent anything for it.
+    pub fn claimed(&self, uid: &str) {
+        self.with(uid, |remembered| remembered.claimed = true);
+    }
+
+    /// Whether this process was the first to claim the object.
+    #[must_use]
+    pub fn is_claimed_here(&self, uid: &str) -> bool {
+        self.objects.lock().get(uid).is_some_and(|remembered| remembered.claimed)
     }
 
     /// Something was sent for the object and not answered: it may still be carried out.

@@ -31,7 +31,7 @@ use super::{
     provider::{ProviderObject, Providers},
     reconcile,
     versions::{Key, Versions, View},
-    watch::{Change, Feed, follow},
+    watch::{Change, Feed, METADATA_PAGE, follow},
 };
 use crate::{
     api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
@@ -215,7 +215,8 @@ async fn work(
             on_unreadable(&at, "ClusterIdentityProvider"),
         ));
         let at = context.clone();
-        watches.spawn(follow(Api::all(watching.clone()), false, move |event| on_namespace(&at, &mut namespace_writer, &event)));
+        watches
+            .spawn(follow(Api::all(watching.clone()), METADATA_PAGE, false, move |event| on_namespace(&at, &mut namespace_writer, &event)));
     }
     // Providers name their Secrets before Secrets are listed: what nobody names is dropped on arrival.
     ready(&providers.store()).await;
@@ -234,14 +235,22 @@ async fn work(
     }
     for namespace in each(&namespaces) {
         let (at, mut view) = (context.clone(), View::new(namespace.clone()));
-        watches.spawn(follow(scoped::<PartialObjectMeta<Secret>>(&watching, namespace.as_deref()), namespace.is_some(), move |event| {
-            on_secrets(&at, at.secrets.absorb(&mut view, event))
-        }));
+        watches.spawn(follow(
+            scoped::<PartialObjectMeta<Secret>>(&watching, namespace.as_deref()),
+            METADATA_PAGE,
+            namespace.is_some(),
+            move |event| on_secrets(&at, at.secrets.absorb(&mut view, event)),
+        ));
         let (at, mut view) = (context.clone(), View::new(namespace.clone()));
-        watches.spawn(follow(scoped::<PartialObjectMeta<ConfigMap>>(&watching, namespace.as_deref()), namespace.is_some(), move |event| {
-            let changed = at.config_maps.absorb(&mut view, event);
-            changed.iter().for_each(|key| wake_namers(&at, &at.config_maps, key));
-        }));
+        watches.spawn(follow(
+            scoped::<PartialObjectMeta<ConfigMap>>(&watching, namespace.as_deref()),
+            METADATA_PAGE,
+            namespace.is_some(),
+            move |event| {
+                let changed = at.config_maps.absorb(&mut view, event);
+                changed.iter().for_each(|key| wake_namers(&at, &at.config_maps, key));
+            },
+        ));
     }
     ready(&applications.store()).await;
     context.secrets.wait_until_listed(count(&namespaces)).await;

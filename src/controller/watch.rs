@@ -21,23 +21,25 @@ use kube::{
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-/// So many objects are listed at a time. An object as it arrives, with everything that is dropped at once, takes ten times the memory of what is
-/// kept of it: the first list is the peak of the whole process.
-const PAGE: u32 = 250;
+/// So many objects, of which metadata is all that is asked for, are listed at a time.
+pub const METADATA_PAGE: u32 = 250;
+/// So many whole objects are listed at a time. An object as it arrives, with everything that is dropped at once, takes ten times the memory
+/// of what is kept of it: the first list is the peak of the whole process.
+const OBJECT_PAGE: u32 = 100;
 /// A namespace that may not be read, or does not exist, for this long at the start counts as empty: others must not wait for it.
 const UNREADABLE_FOR: Duration = Duration::from_secs(15);
 
-/// Watches an API and hands every event to `on_event`, in order. Never returns: what fails is logged and started again.
+/// Watches an API, listing `page` objects at a time, and hands every event to `on_event`, in order. Never returns: what fails is logged and started again.
 ///
 /// With `may_be_missing`, what is forbidden or not found from the start is handed over as an empty list after a while. It is asked for
 /// all the same, and listed when it can be.
-pub async fn follow<K>(api: Api<K>, may_be_missing: bool, mut on_event: impl FnMut(Event<K>) + Send)
+pub async fn follow<K>(api: Api<K>, page: u32, may_be_missing: bool, mut on_event: impl FnMut(Event<K>) + Send)
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
     let kind = K::kind(&K::DynamicType::default()).into_owned();
-    let stream = watcher(api, watcher::Config::default().page_size(PAGE))
+    let stream = watcher(api, watcher::Config::default().page_size(page))
         .inspect_err(|error| tracing::warn!(kind, error = %first_line(error), "a watch failed; it is started again"))
         .default_backoff();
     let mut stream = Box::pin(stream);
@@ -128,7 +130,7 @@ where
     ) {
         let mut known: HashSet<ObjectRef<K>> = HashSet::new();
         let mut listed: HashSet<ObjectRef<K>> = HashSet::new();
-        follow(api, may_be_missing, |event| match event {
+        follow(api, OBJECT_PAGE, may_be_missing, |event| match event {
             Event::Init => listed.clear(),
             Event::InitApply(DeserializeGuard(Ok(object))) => {
                 listed.insert(ObjectRef::from_obj(&object));

@@ -290,7 +290,21 @@ impl AppId {
         let operation = Operation { doing: "assigning the application's roles", name: "app_id.application_roles.set" };
         let body = json!({ "roles": { "ids": roles.values().collect::<Vec<_>>() } });
         let answer = self.manage(caller, operation, Method::PUT, &["applications", id.as_str(), "roles"], Some(body), DEADLINE).await?;
-        self.succeeded(operation, &answer)
+        let Err(refused) = self.succeeded(operation, &answer) else { return Ok(()) };
+        if refused.class != Class::Rejected {
+            return Err(refused);
+        }
+        // It may have gone since the list of roles was read: then that is what a person should know.
+        let catalogue = self.catalogue(caller).await?;
+        match roles.iter().find(|(name, id)| catalogue.get(*name).is_none_or(|role| role.id != **id)) {
+            Some((name, _)) => Err(Failure::new(
+                operation.doing,
+                Class::Rejected,
+                Reason::RoleNotFound,
+                format!("the role {name:?} no longer exists in the tenant: create it, or correct spec.roles"),
+            )),
+            None => Err(refused),
+        }
     }
 
     /// The tenant's roles by name.
@@ -665,7 +679,11 @@ impl TokenEndpoint for AppId {
             deadline: DEADLINE,
         };
         let answer = self.tenant.call(caller, request).await?;
-        let token: WireToken = self.tenant.read(operation.doing, false, &answer)?;
+        let token: WireToken = self.tenant.read(operation.doing, false, &answer).map_err(|failure| match failure.status {
+            // Here a 401 speaks of the client (RFC 6749, section 5.2), also without a body that says so.
+            Some(401) => Failure { reason: Reason::InvalidClient, ..failure },
+            _ => failure,
+        })?;
         let holds_token = token.access_token.is_some_and(|token| !token.expose_secret().is_empty());
         if holds_token { Ok(()) } else { Err(self.tenant.nonsense(operation.doing, false, &answer, "the answer holds no token")) }
     }

@@ -182,6 +182,9 @@ impl Pass {
         let ProviderView::Usable { tenant, .. } = &self.world.provider else { return Err(Abort::Stale) };
         let (api, tenant) = (self.api(), tenant.to_string());
         self.subject.claim(&api, &tenant).await?;
+        if self.world.claim == rules::Claim::Absent && self.world.recorded == rules::Recorded::default() {
+            self.context.memory.claimed(&self.subject.uid);
+        }
         self.note_object();
         Ok(Ok(Outcome::Done))
     }

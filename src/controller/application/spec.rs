@@ -172,3 +172,9 @@ pub(super) fn is_reported(object: &AppIdApplication, problem: &Problem) -> bool 
         .into_iter()
         .any(|condition| condition.type_ == "Ready" && condition.reason == problem.reason.as_str() && condition.message == problem.message)
 }
+
+/// Whether the token endpoint did not take what was published.
+pub(super) fn was_refused(object: &AppIdApplication) -> bool {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "Verified" && condition.reason == Reason::InvalidClient.as_str())
+}

@@ -8,7 +8,7 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use super::super::{Context, claims::ProviderKey, directory::Connection, versions::Key};
 use super::{
     DELETION_BUDGET_WITHOUT_PROVIDER,
-    spec::{desired, flaw, recorded, request, secret_name, shape_of, standing_claim},
+    spec::{desired, flaw, recorded, request, secret_name, shape_of, standing_claim, was_refused},
 };
 use crate::{
     api::{AppIdApplication, ObjectVersion},
@@ -163,7 +163,7 @@ impl Survey {
             flaw: flaw(object, shape),
             provisional: ProvisionalName::of(&context.settings.cluster_uid, &self.uid),
             attention: Attention::Full,
-            leader_since: context.leadership.since(),
+            leader_since: if context.memory.is_claimed_here(&self.uid) { Timestamp::UNIX_EPOCH } else { context.leadership.since() },
             stored: self.recorded.clone(),
             recorded: Recorded { unclear_since: self.recorded.unclear_since.max(self.unanswered_since), ..self.recorded.clone() },
             provider: view,
@@ -177,6 +177,7 @@ impl Survey {
             failed_steps: Vec::new(),
             news: Vec::new(),
             was_in_order: self.recorded.client_id.is_some() && !self.triggers.spec_changed && self.triggers.next_action_at.is_none(),
+            was_refused: was_refused(object),
             contested_until: context.memory.contested_until(&self.uid, now),
             deleting: deleting.then(|| Deleting {
                 first_failed_at: object

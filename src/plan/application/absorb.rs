@@ -19,6 +19,8 @@ impl World {
         let stage = step.stage(self.deleting.is_some());
         match result {
             Ok(outcome) => self.absorb_outcome(step, outcome, now),
+            // An id that the service calls malformed is the id of nothing; its list has the last word.
+            Err(failure) if failure.status == Some(400) && self.seeks_to_adopt(step) => self.remote.sight = Sight::NotFound,
             Err(failure) => {
                 if *step == Step::Register {
                     self.remote.registration_was_sent = true;
@@ -30,6 +32,10 @@ impl World {
                 self.failed_steps.push(step.clone());
             }
         }
+    }
+
+    fn seeks_to_adopt(&self, step: &Step) -> bool {
+        matches!(step, Step::Look(id) if self.recorded.client_id.is_none() && self.desired.adopt.as_ref() == Some(id))
     }
 
     /// What is put right at the service although the spec did not change.
@@ -169,6 +175,10 @@ impl World {
     fn see(&mut self, application: Application) {
         self.recorded.missing_since = None;
         self.remote.sight = Sight::Present(application);
+        if let (true, SecretView::Ours { is_intact, .. }) = (std::mem::take(&mut self.was_refused), &mut self.secret) {
+            // It may hold what was changed at the service since: what is shown now is published before it is tried again.
+            *is_intact = false;
+        }
     }
 
     fn absorb_registration(&mut self, application: Application, now: Timestamp) {

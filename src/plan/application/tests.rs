@@ -170,6 +170,7 @@ impl Site {
             failed_steps: Vec::new(),
             news: Vec::new(),
             was_in_order: false,
+            was_refused: false,
             contested_until: None,
             deleting: self.deleted.then(|| Deleting {
                 first_failed_at: None,
@@ -776,4 +777,39 @@ fn a_finalizer_that_is_missing_is_written_before_anything_else() {
     site.finalizer = false;
     assert_eq!(steps_of(&mut site)[0], Step::Claim);
     assert!(site.finalizer);
+}
+
+#[test]
+fn a_credential_that_was_refused_is_published_anew_from_what_the_service_shows_before_it_is_tried_again() {
+    let mut site = Site::new();
+    steps_of(&mut site);
+    site.stored.verified = false;
+    let mut world = site.world();
+    world.was_refused = true;
+    let mut steps = Vec::new();
+    while let Next::Perform(step) = next(&world, site.now) {
+        let outcome = site.carry_out(&world, &step);
+        world.absorb(&step, Ok(outcome), site.now);
+        steps.push(step);
+    }
+    let publishing = steps.iter().position(|step| *step == Step::Publish).expect("published");
+    assert!(publishing < steps.iter().position(|step| *step == Step::Try).expect("tried"), "{steps:?}");
+    assert_eq!(steps.iter().filter(|step| **step == Step::Publish).count(), 1);
+}
+
+#[test]
+fn an_id_to_adopt_that_the_service_calls_malformed_is_missing_when_the_list_does_not_show_it_either() {
+    let mut site = Site::new();
+    let id = ClientId::new("no-client-id");
+    site.spec.adopt = Some(id.clone());
+    let mut world = site.world();
+    world.absorb(
+        &Step::Look(id.clone()),
+        Err(Failure { status: Some(400), ..Failure::new("looking", Class::Rejected, Reason::Rejected, "no") }),
+        site.now,
+    );
+    assert_eq!(next(&world, site.now), Next::Perform(Step::ConfirmAbsence(id.clone())));
+    world.absorb(&Step::ConfirmAbsence(id), Ok(Outcome::Listed(None)), site.now);
+    assert_eq!(next(&world, site.now), Next::Rest);
+    assert_eq!(world.verdict(1, "seed", site.now).problem.map(|problem| problem.reason), Some(Reason::RemoteMissing));
 }

@@ -219,9 +219,9 @@ impl World {
                 self.contested_until.and_then(|until| Duration::try_from(until.duration_since(now)).ok()).unwrap_or_default()
             }
             (Some(_), _) if self.credential_may_not_be_known_yet(failures) => wait::after_transient(failures, seed),
+            (_, Reason::RoleNotFound) => wait::spread(wait::ROLE_MISSING, seed, failures, -0.2, 0.0),
             (Some(failure), _) => wait::after(failure, failures, seed),
             (None, Reason::InProgress) => Duration::from_secs(1),
-            (None, Reason::RoleNotFound) => wait::spread(wait::ROLE_MISSING, seed, failures, -0.2, 0.0),
             (None, _) => wait::spread(wait::WAITING, seed, failures, -0.2, 0.2),
         });
         let retry = wait.map(|wait| later(now, wait));

@@ -251,6 +251,8 @@ pub struct World {
     pub news: Vec<News>,
     /// Whether everything was as asked for when it was last looked at: what has to be put right now was changed by somebody.
     pub was_in_order: bool,
+    /// Whether the token endpoint did not take what the Secret holds, when it was last tried.
+    pub was_refused: bool,
     /// Until when a Secret that somebody else keeps changing is left as it is.
     pub contested_until: Option<Timestamp>,
     /// The deletion, when there is one.

@@ -13,7 +13,7 @@ use cloud_identity_operator::api::AppIdApplication;
 use control_plane::ControlPlane;
 use futures::{StreamExt, TryStreamExt, stream};
 use identity_simulator::{Options, Simulator};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -109,6 +109,9 @@ async fn main() -> Result<(), Error> {
     say(&format!("| operator's memory (PSS) before, after | {:.1} MiB, {:.1} MiB |", before.pss, after.pss));
     say(&format!("| operator's highest resident memory | {:.1} MiB |", after.peak));
     operator.stop().await;
+    let replayed = replay(control_plane, &client, &namespace, total / 2).await?;
+    say(&format!("| the same writes made by a client that does nothing else (32 workers) | {replayed:.0} objects/s |"));
+    say(&format!("| share of that | {:.0} % |", 100.0 * rate / replayed));
     let mark = control_plane.audit().mark()?;
     let calls_before = control.calls().await?.total.answered;
     let operator = Operator::start(&operator_binary()?, &kubeconfig, &options).await?;
@@ -158,6 +161,67 @@ async fn calibrate(client: &Client, namespace: &str) -> Result<f64, Error> {
     api.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
     #[expect(clippy::cast_precision_loss, reason = "a count of a benchmark")]
     Ok(WRITES as f64 / seconds)
+}
+
+/// How many objects a second the API server takes when somebody only makes the writes that one object costs, user's creation included, with what
+/// the operator wrote as the model: the ceiling of any operator that writes the same.
+async fn replay(control_plane: &ControlPlane, client: &Client, namespace: &str, objects: usize) -> Result<f64, Error> {
+    let model = Api::<AppIdApplication>::namespaced(client.clone(), namespace).get("app-0-0").await?;
+    let published = Api::<Secret>::namespaced(client.clone(), namespace).get("app-0-0").await?;
+    let namespace = control_plane.create_namespace("ceiling").await?;
+    let parameters = PatchParams::apply("replay").force();
+    let full = serde_json::to_value(&model.status)?;
+    let mut recorded = full.clone();
+    recorded.as_object_mut().ok_or("no status")?.remove("conditions");
+    let document =
+        |name: &str| json!({ "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "AppIdApplication", "metadata": { "name": name } });
+    let begun = Instant::now();
+    stream::iter(0..objects)
+        .map(async |n| -> Result<(), Error> {
+            let name = format!("replay-{n}");
+            let api: Api<AppIdApplication> = Api::namespaced(client.clone(), &namespace);
+            let mut created = document(&name);
+            created["spec"] = serde_json::to_value(&model.spec)?;
+            let object = api.patch(&name, &PatchParams::apply("user"), &Patch::Apply(&created)).await?;
+            let owner = json!({ "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "AppIdApplication", "name": name, "uid": object.metadata.uid, "controller": true });
+            let mut claimed = document(&name);
+            claimed["metadata"]["annotations"] = json!(model.metadata.annotations);
+            claimed["metadata"]["finalizers"] = json!(["example.com/replay"]);
+            api.patch(&name, &parameters, &Patch::Apply(&claimed)).await?;
+            let metadata = &published.metadata;
+            let secret = json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": published.data,
+                "metadata": { "name": name, "labels": metadata.labels, "annotations": metadata.annotations, "ownerReferences": [owner] },
+            });
+            Api::<Secret>::namespaced(client.clone(), &namespace).patch(&name, &parameters, &Patch::Apply(&secret)).await?;
+            for status in [&recorded, &full] {
+                let mut reported = document(&name);
+                reported["status"] = status.clone();
+                api.patch_status(&name, &parameters, &Patch::Apply(&reported)).await?;
+            }
+            let event = json!({
+                "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": { "generateName": "replay-", "namespace": namespace },
+                "eventTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(jiff::Timestamp::now()),
+                "type": "Normal", "reason": "Registered", "action": "Reconcile", "note": "replayed",
+                "reportingController": "replay", "reportingInstance": "replay",
+                "regarding": { "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "AppIdApplication", "namespace": namespace, "name": name },
+            });
+            let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
+            events.create(&PostParams::default(), &serde_json::from_value(event)?).await?;
+            Ok(())
+        })
+        .buffer_unordered(32)
+        .try_for_each(|()| async { Ok(()) })
+        .await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let all = Api::<AppIdApplication>::namespaced(client.clone(), &namespace);
+    let release = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    for n in 0..objects {
+        all.patch(&format!("replay-{n}"), &PatchParams::default(), &release).await?;
+    }
+    all.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+    #[expect(clippy::cast_precision_loss, reason = "a count of a benchmark")]
+    Ok(objects as f64 / seconds)
 }
 
 async fn prepare(client: &Client, namespace: &str, simulator: &Simulator, tenants: &[String]) -> Result<(), Error> {

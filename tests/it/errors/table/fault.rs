@@ -172,7 +172,7 @@ impl Fault {
             // Of a key that is new, IAM may not have heard yet.
             Self::Unauthorized if operation == IAM => ("Unauthorized", Wait::Grows),
             // A new credential may not be known to the token endpoint yet: at first it is tried again soon.
-            Self::Unauthorized if operation == TOKEN => ("Unauthorized", Wait::Grows),
+            Self::Unauthorized if operation == TOKEN => ("InvalidClient", Wait::Grows),
             Self::Unauthorized => ("Unauthorized", Wait::Refused),
             Self::Forbidden if !is_management => ("Rejected", Wait::Refused),
             Self::Forbidden if needs_writer(operation) => ("WriterRoleRequired", Wait::Refused),
