@@ -202,8 +202,8 @@ async fn fifty_applications_at_once_cost_fifty_times_as_much_and_share_the_rest(
         assert_eq!(count(operation), OBJECTS, "{operation}");
     }
     let (batches, lists) = (count("app_id.redirect_uris.set"), count("app_id.redirect_uris.get"));
-    // A turn is shared by whoever waits for it, and at most eight passes of a tenant run at once.
-    assert!(batches <= OBJECTS * 4 / 5, "{batches} batches of redirect URIs");
+    // A turn is shared by whoever waits for it; how many that are is up to the speed of everything else.
+    assert!(batches < OBJECTS, "{batches} batches of redirect URIs");
     assert!(lists <= 2 * batches + 2, "{lists} readings of the redirect URIs for {batches} batches");
     // The probe of the provider: a list, and a look whether we may write.
     assert_eq!((count("app_id.applications.list"), count("app_id.scopes.get")), (1, 1));
