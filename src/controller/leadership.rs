@@ -251,3 +251,176 @@ fn lost_race(result: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Candidates as they are, a Lease in memory, and a clock that jumps to whatever happens next.
+
+    use std::convert::Infallible;
+
+    use http::{Method, Request, Response, StatusCode};
+    use kube::client::Body;
+
+    use super::*;
+
+    /// A small generator of numbers with a fixed seed: a failing run can be had again.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % sides
+        }
+
+        /// Mostly quick, sometimes slow, and sometimes as long as a frozen process or a cut network takes.
+        fn delay(&mut self, is_calm: bool) -> Duration {
+            match self.roll(10) {
+                _ if is_calm => Duration::from_millis(self.roll(50)),
+                0 => Duration::from_millis(5_000 + self.roll(40_000)),
+                1 | 2 => Duration::from_millis(self.roll(6_000)),
+                _ => Duration::from_millis(self.roll(50)),
+            }
+        }
+    }
+
+    /// An API server that knows one Lease.
+    struct Server {
+        dice: Mutex<Dice>,
+        lease: Mutex<Option<Lease>>,
+        version: AtomicUsize,
+        is_calm: std::sync::atomic::AtomicBool,
+    }
+
+    impl Server {
+        fn client(self: &Arc<Self>) -> Client {
+            let server = self.clone();
+            Client::new(
+                tower::service_fn(move |request: Request<Body>| {
+                    let server = server.clone();
+                    async move { Ok::<_, Infallible>(server.answer(request).await) }
+                }),
+                "default",
+            )
+        }
+
+        /// What was sent is carried out also when nobody waits for the answer any more.
+        async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+            let is_calm = self.is_calm.load(Ordering::SeqCst);
+            let (before, after, is_lost) = {
+                let mut dice = self.dice.lock();
+                (dice.delay(is_calm), dice.delay(is_calm), !is_calm && dice.roll(20) == 0)
+            };
+            let (parts, body) = request.into_parts();
+            let body = body.collect_bytes().await.expect("a body");
+            let carried_out = tokio::spawn(async move {
+                tokio::time::sleep(before).await;
+                let answer = self.carry_out(&parts.method, &body);
+                tokio::time::sleep(after).await;
+                answer
+            });
+            let answer = carried_out.await.expect("no panic");
+            if is_lost { failure(StatusCode::SERVICE_UNAVAILABLE) } else { answer }
+        }
+
+        fn carry_out(&self, method: &Method, body: &[u8]) -> Response<Body> {
+            let mut stored = self.lease.lock();
+            if method == Method::GET {
+                return stored.as_ref().map_or_else(|| failure(StatusCode::NOT_FOUND), answer_with);
+            }
+            let mut lease: Lease = serde_json::from_slice(body).expect("a Lease");
+            let is_current = stored.as_ref().map(|stored| &stored.metadata.resource_version) == Some(&lease.metadata.resource_version);
+            if (method == Method::POST && stored.is_some()) || (method == Method::PUT && !is_current) {
+                return failure(StatusCode::CONFLICT);
+            }
+            lease.metadata.resource_version = Some(self.version.fetch_add(1, Ordering::SeqCst).to_string());
+            *stored = Some(lease.clone());
+            answer_with(&lease)
+        }
+    }
+
+    fn answer_with(lease: &Lease) -> Response<Body> {
+        Response::new(Body::from(serde_json::to_vec(lease).expect("serialisable")))
+    }
+
+    fn failure(code: StatusCode) -> Response<Body> {
+        let reason = match code {
+            StatusCode::NOT_FOUND => "NotFound",
+            StatusCode::CONFLICT => "Conflict",
+            _ => "InternalError",
+        };
+        let status = serde_json::json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16(), "reason": reason, "message": reason });
+        let mut response = Response::new(Body::from(status.to_string().into_bytes()));
+        *response.status_mut() = code;
+        response
+    }
+
+    type Leaders = Arc<Mutex<Vec<Option<Arc<Leadership>>>>>;
+
+    /// Leads whenever it can, and sometimes gives the lease back.
+    async fn campaign(server: Arc<Server>, leaders: Leaders, index: usize) {
+        let candidate = Candidate::new(server.client(), "operators", format!("candidate-{index}"));
+        loop {
+            let Some((lease, leadership)) = candidate.acquire(&CancellationToken::new()).await else { return };
+            leaders.lock()[index] = Some(leadership.clone());
+            let (lost, drained) = (CancellationToken::new(), CancellationToken::new());
+            let term = Duration::from_secs(20 + server.dice.lock().roll(200));
+            let resigns = drained.clone();
+            let resignation = {
+                let (leaders, lost) = (leaders.clone(), lost.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = tokio::time::sleep(term) => {}
+                        () = lost.cancelled() => {}
+                    }
+                    // It acts no more before it gives the lease back.
+                    leaders.lock()[index] = None;
+                    resigns.cancel();
+                })
+            };
+            candidate.hold(lease, leadership, lost.clone(), drained).await;
+            lost.cancel();
+            resignation.await.expect("no panic");
+        }
+    }
+
+    /// Two candidates, answers that come late, get lost or outlive the one who asked: at no moment do both count themselves as leader, and
+    /// when the API server is well again, one does.
+    ///
+    /// Traps: T33.
+    #[test]
+    fn of_two_candidates_at_most_one_leads_whatever_the_api_server_does_and_one_does_when_it_is_well() {
+        for seed in 0..20 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+            runtime.block_on(async {
+                let server = Arc::new(Server {
+                    dice: Mutex::new(Dice(seed)),
+                    lease: Mutex::default(),
+                    version: AtomicUsize::new(1),
+                    is_calm: false.into(),
+                });
+                let leaders: Leaders = Arc::new(Mutex::new(vec![None, None]));
+                let mut candidates = tokio::task::JoinSet::new();
+                for index in 0..2 {
+                    candidates.spawn(campaign(server.clone(), leaders.clone(), index));
+                }
+                let leading = || leaders.lock().iter().flatten().filter(|leadership| leadership.holds()).count();
+                let (mut terms, mut was_leading) = (0, 0);
+                for _ in 0..18_000 {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    let now = leading();
+                    assert!(now <= 1, "two lead (seed {seed})");
+                    terms += usize::from(now > was_leading);
+                    was_leading = now;
+                }
+                assert!(terms > 3, "the lease changes hands: {terms} times in half an hour (seed {seed})");
+                server.is_calm.store(true, Ordering::SeqCst);
+                let begun = Instant::now();
+                // A request that is under way, the lease that nobody renews, and the next look at it.
+                while leading() == 0 {
+                    assert!(begun.elapsed() < Duration::from_secs(90), "nobody leads (seed {seed})");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            });
+        }
+    }
+}

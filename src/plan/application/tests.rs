@@ -484,6 +484,9 @@ fn disturbance() -> impl Strategy<Value = Disturbance> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_125), ..ProptestConfig::default() })]
 
+    /// Promises 1, 2 and 5.
+    ///
+    /// Traps: T07.
     #[test]
     fn whatever_happens_it_settles_with_one_registration_and_never_overwrites_a_working_secret(
         story in proptest::collection::vec((disturbance(), 0_i64..40), 0..8)
