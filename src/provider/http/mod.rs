@@ -8,7 +8,6 @@
 
 use std::{
     error::Error as _,
-    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -16,16 +15,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod address;
+mod tls;
+mod words;
+
 use reqwest::{
     Method,
-    dns::{Addrs, Name, Resolve, Resolving},
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER},
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::de::DeserializeOwned;
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
+pub use self::address::checked_origin;
+use self::{
+    address::{AddressNotAllowed, CheckedResolver},
+    tls::{certificate_flaw, tls_error, trust},
+    words::{WORDS_LIMIT, Words},
+};
 use super::{Caller, Gate};
 use crate::{
     metrics::Metrics,
@@ -41,11 +48,6 @@ pub const REGISTRATION_DEADLINE: Duration = Duration::from_secs(30);
 const BODY_LIMIT: usize = 4 << 20;
 /// Nonsense in a row, after which it no longer counts as a hiccup.
 const NONSENSE_IS_LASTING: u32 = 3;
-/// How much of a service's own words is shown.
-const WORDS_LIMIT: usize = 200;
-/// A run of characters this long could be a credential.
-const SECRET_LIKE: usize = 20;
-
 /// What all HTTP of the process has in common.
 #[derive(Clone, Debug, Default)]
 pub struct HttpSettings {
@@ -356,62 +358,6 @@ impl Answer {
     }
 }
 
-/// What a service says about a refusal, in the members that its documents name.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Words {
-    code: Option<String>,
-    text: Option<String>,
-}
-
-impl Words {
-    fn read(body: &[u8]) -> Self {
-        let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else {
-            return Self::default();
-        };
-        let first = value.get("errors").and_then(|errors| errors.get(0));
-        let text = |name: &str| value.get(name).or_else(|| first?.get(name)).and_then(|value| value.as_str());
-        let code = ["errorCode", "error_code", "error", "code"].into_iter().find_map(text).filter(|code| {
-            !code.is_empty()
-                && code.len() < SECRET_LIKE * 2
-                && code.chars().all(|c| c.is_ascii_alphanumeric() || "_-. ".contains(c))
-                && scrubbed(code) == *code
-        });
-        let said = ["error_description", "errorMessage", "detail", "message"].into_iter().find_map(text);
-        Self { code: code.map(ToOwned::to_owned), text: said.map(scrubbed) }
-    }
-
-    fn sentence(&self, status: u16) -> String {
-        let mut sentence = format!("the service answered {status}");
-        if let Some(code) = &self.code {
-            sentence.push_str(&format!(" ({code})"));
-        }
-        if let Some(text) = self.text.as_deref().filter(|text| !text.is_empty()) {
-            sentence.push_str(&format!(": {text}"));
-        }
-        sentence
-    }
-}
-
-/// A service's words without anything that could be a credential: such messages sometimes quote what was sent.
-fn scrubbed(text: &str) -> String {
-    let mut out = String::new();
-    let mut run = String::new();
-    let flush = |run: &mut String, out: &mut String| {
-        out.push_str(if run.chars().count() >= SECRET_LIKE { "…" } else { run });
-        run.clear();
-    };
-    for c in text.chars().take(WORDS_LIMIT * 4) {
-        if c.is_ascii_alphanumeric() || "+/=_-.%~:".contains(c) {
-            run.push(c);
-        } else {
-            flush(&mut run, &mut out);
-            out.push(if c.is_control() { ' ' } else { c });
-        }
-    }
-    flush(&mut run, &mut out);
-    out.chars().take(WORDS_LIMIT).collect()
-}
-
 async fn bounded(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(|_| "the answer broke off")? {
@@ -461,111 +407,6 @@ fn no_answer(doing: &'static str, changes: bool, error: &reqwest::Error) -> Fail
     let (message, may_have_happened) =
         if error.is_connect() { ("no connection to the service", false) } else { ("the connection broke off", changes) };
     Failure { may_have_happened, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) }
-}
-
-/// An I/O error hides what it wraps from `source`, and connectors wrap more than once.
-fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return Some(tls);
-    }
-    let inner: &'a (dyn std::error::Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-    tls_error(inner)
-}
-
-fn certificate_flaw(error: &rustls::CertificateError) -> &'static str {
-    use rustls::CertificateError as Flaw;
-    match error {
-        Flaw::Expired | Flaw::ExpiredContext { .. } => "it has expired",
-        Flaw::NotValidYet | Flaw::NotValidYetContext { .. } => "it is not valid yet",
-        Flaw::NotValidForName | Flaw::NotValidForNameContext { .. } => "it is for another name",
-        Flaw::UnknownIssuer => "its issuer is unknown",
-        Flaw::Revoked => "it was revoked",
-        _ => "it does not verify",
-    }
-}
-
-fn trust(settings: &HttpSettings, ca_bundle: Option<&[u8]>) -> Result<rustls::ClientConfig, Failure> {
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for pem in [Some(settings.extra_roots.as_slice()), ca_bundle].into_iter().flatten() {
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let readable = certificate.ok().and_then(|certificate| roots.add(certificate).ok());
-            if readable.is_none() {
-                return Err(Failure::new(
-                    "reading the CA bundle",
-                    Class::Rejected,
-                    Reason::CredentialsInvalid,
-                    "it holds something else than PEM certificates",
-                ));
-            }
-        }
-    }
-    if ca_bundle.is_some_and(|pem| CertificateDer::pem_slice_iter(pem).next().is_none()) {
-        return Err(Failure::new("reading the CA bundle", Class::Rejected, Reason::CredentialsInvalid, "it holds no PEM certificate"));
-    }
-    Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Checks an address of a service as far as that goes without connecting, and returns it.
-///
-/// # Errors
-///
-/// When it is not a plain `https` origin, or leads where the operator must not go.
-pub fn checked_origin(doing: &'static str, text: &str, settings: &HttpSettings) -> Result<Url, Failure> {
-    let invalid = |message: &str| Failure::new(doing, Class::Rejected, Reason::CredentialsInvalid, message);
-    let refused = || Failure::new(doing, Class::Rejected, Reason::AddressNotAllowed, AddressNotAllowed.to_string());
-    let url = Url::parse(text.trim()).map_err(|_| invalid("the address is not a URL"))?;
-    let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
-    if url.scheme() != "https" || !is_plain {
-        return Err(invalid("the address must be https, without user info, query or fragment"));
-    }
-    let host = url.host().ok_or_else(|| invalid("the address has no host"))?;
-    let literal = match host {
-        Host::Ipv4(address) => Some(IpAddr::V4(address)),
-        Host::Ipv6(address) => Some(IpAddr::V6(address)),
-        Host::Domain(_) => None,
-    };
-    if !settings.allow_local_addresses && literal.is_some_and(is_local) {
-        return Err(refused());
-    }
-    let name = url.host_str().unwrap_or_default();
-    if !settings.allowed_hosts.is_empty() && !settings.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) {
-        return Err(refused());
-    }
-    Ok(url)
-}
-
-/// Loopback, link-local (where clouds serve credentials) and unspecified addresses, also in their IPv6 spellings.
-fn is_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the address is loopback, link-local or not in the operator's allow-list")]
-struct AddressNotAllowed;
-
-struct CheckedResolver {
-    allow_local_addresses: bool,
-}
-
-impl Resolve for CheckedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_local_addresses = self.allow_local_addresses;
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let (local, elsewhere): (Vec<SocketAddr>, Vec<SocketAddr>) = found.into_iter().partition(|address| is_local(address.ip()));
-            let usable = if allow_local_addresses {
-                [elsewhere, local].concat()
-            } else if elsewhere.is_empty() && !local.is_empty() {
-                return Err(AddressNotAllowed.into());
-            } else {
-                elsewhere
-            };
-            Ok(Box::new(usable.into_iter()) as Addrs)
-        })
-    }
 }
 
 #[cfg(test)]
@@ -651,46 +492,6 @@ mod tests {
             assert!(!answer(400, false, body).speaks_of_a_limit(), "{body}");
         }
         assert!(!answer(403, true, "<html>the limit is reached</html>").speaks_of_a_limit(), "a gateway's page is not the service's word");
-    }
-
-    #[test]
-    fn the_words_of_a_service_are_shown_without_what_could_be_a_credential() {
-        let body = r#"{"error":"invalid_request","error_description":"key abcdefghijklmnopqrstuvwxyz0123 is bad\nreally"}"#;
-        assert_eq!(
-            answer(400, false, body).failure("asking", false).message,
-            "the service answered 400 (invalid_request): key … is bad really"
-        );
-        let long = format!(r#"{{"message":"{}"}}"#, "ab ".repeat(2000));
-        assert!(answer(400, false, &long).failure("asking", false).message.chars().count() < 240);
-        let code = r#"{"error":"Y2FmZWMwZGUtMDAwMC00MDAwLTgwMDAtMDAwMDAwMDAwMDAw"}"#;
-        assert_eq!(answer(400, false, code).failure("asking", false).message, "the service answered 400");
-    }
-
-    #[test]
-    fn addresses_of_the_machine_itself_are_refused_in_every_spelling() {
-        let strict = HttpSettings::default();
-        for address in [
-            "https://127.0.0.1",
-            "https://127.1",
-            "https://[::1]",
-            "https://[::ffff:127.0.0.1]",
-            "https://169.254.169.254",
-            "https://0.0.0.0",
-            "https://2130706433",
-            "https://[fe80::1]",
-        ] {
-            let failure = checked_origin("checking", address, &strict).expect_err(address);
-            assert_eq!(failure.reason, Reason::AddressNotAllowed, "{address}");
-        }
-        for address in
-            ["http://a.example", "https://user@a.example", "https://a.example?x=1", "https://a.example#f", "ftp://a.example", "a.example"]
-        {
-            assert_eq!(checked_origin("checking", address, &strict).expect_err(address).reason, Reason::CredentialsInvalid, "{address}");
-        }
-        assert!(checked_origin("checking", "https://us-south.appid.cloud.ibm.com", &strict).is_ok());
-        let listed = HttpSettings { allowed_hosts: vec!["iam.cloud.ibm.com".into()], ..HttpSettings::default() };
-        assert!(checked_origin("checking", "https://IAM.cloud.ibm.com", &listed).is_ok());
-        assert!(checked_origin("checking", "https://evil.example", &listed).is_err());
     }
 
     #[test]

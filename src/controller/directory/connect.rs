@@ -1,0 +1,312 @@
+//! From a specification to a connection: reads what it names, and puts it together.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client, ResourceExt};
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use super::{
+    super::{
+        cluster::{self, Abort},
+        versions::Versions,
+    },
+    Bundle, Connection, Directory, PASSES, Service, Specification,
+};
+use crate::{
+    api::{AppIdProvider, IamProvider, ObjectVersion},
+    model::{ExposeSecret, Failure, SecretText, TenantIdentity},
+    plan::Problem,
+    provider::{
+        AppId, Gate, Iam, Tenant,
+        app_id::{self, SharedTenant},
+        gate::Budget,
+        http, iam,
+    },
+    reasons::Reason,
+};
+
+/// A Secret that a provider names, as it was last read.
+#[derive(Clone)]
+pub(super) struct ReadCredential {
+    version: ObjectVersion,
+    data: Arc<BTreeMap<String, SecretText>>,
+    /// When the Secret last changed, as far as the API server tells.
+    changed_at: Option<Timestamp>,
+}
+
+impl Directory {
+    pub(super) async fn connect(
+        &self,
+        client: &Client,
+        secrets: &Versions,
+        config_maps: &Versions,
+        home: &str,
+        specification: &Specification,
+    ) -> Result<Result<Connection, Problem>, Abort> {
+        let mut read: HashMap<String, ReadCredential> = HashMap::new();
+        for name in specification.secret_names() {
+            match self.read_secret(client, secrets, home, name).await? {
+                Ok(credential) => {
+                    read.insert(name.to_owned(), credential);
+                }
+                Err(problem) => return Ok(Err(problem)),
+            }
+        }
+        let ca_from_map = match specification.config_map_name() {
+            None => None,
+            Some(name) => match self.read_config_map(client, config_maps, home, name).await? {
+                Some(data) => Some(data),
+                None => return Ok(Err(missing("ConfigMap", name, None))),
+            },
+        };
+        Ok(self.assemble(specification, &read, ca_from_map.as_deref()))
+    }
+
+    async fn read_secret(
+        &self,
+        client: &Client,
+        secrets: &Versions,
+        home: &str,
+        name: &str,
+    ) -> Result<Result<ReadCredential, Problem>, Abort> {
+        let key = (home.to_owned(), name.to_owned());
+        if let (Some(current), Some(kept)) = (secrets.get(&key), self.credentials.lock().get(&key).cloned())
+            && current == kept.version
+        {
+            return Ok(Ok(kept));
+        }
+        let Some((metadata, data)) = cluster::read_secret(client, home, name).await? else {
+            self.credentials.lock().remove(&key);
+            return Ok(Err(missing("Secret", name, None)));
+        };
+        if metadata.labels.iter().flatten().any(|(label, _)| label == "cloudidentity.dev/state") {
+            return Ok(Err(Problem::new(
+                Reason::SecretReferenceRefused,
+                format!("the Secret {name} holds the operator's own state and may not be referred to"),
+            )));
+        }
+        let version =
+            ObjectVersion { uid: metadata.uid.unwrap_or_default(), resource_version: metadata.resource_version.unwrap_or_default() };
+        secrets.note(key.clone(), version.clone());
+        let changes = metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref()).map(|time| time.0);
+        let changed_at = changes.max().or(metadata.creation_timestamp.map(|time| time.0));
+        let read = ReadCredential { version, data: Arc::new(data), changed_at };
+        self.credentials.lock().insert(key, read.clone());
+        Ok(Ok(read))
+    }
+
+    async fn read_config_map(&self, client: &Client, config_maps: &Versions, home: &str, name: &str) -> Result<Option<Bundle>, Abort> {
+        let key = (home.to_owned(), name.to_owned());
+        if let (Some(current), Some((version, kept))) = (config_maps.get(&key), self.bundles.lock().get(&key).cloned())
+            && current == version
+        {
+            return Ok(Some(kept));
+        }
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), home);
+        let Some(map) = api.get_opt(name).await.map_err(Abort::of("reading the ConfigMap"))? else {
+            self.bundles.lock().remove(&key);
+            return Ok(None);
+        };
+        let version = ObjectVersion { uid: map.uid().unwrap_or_default(), resource_version: map.resource_version().unwrap_or_default() };
+        config_maps.note(key.clone(), version.clone());
+        let data = Arc::new(map.data.unwrap_or_default());
+        self.bundles.lock().insert(key, (version, data.clone()));
+        Ok(Some(data))
+    }
+
+    fn assemble(
+        &self,
+        specification: &Specification,
+        read: &HashMap<String, ReadCredential>,
+        ca_from_map: Option<&BTreeMap<String, String>>,
+    ) -> Result<Connection, Problem> {
+        let ca = ca_bundle(specification, read, ca_from_map)?;
+        let budget = specification.budget.as_ref().map_or(Budget::DEFAULT, |spec| Budget {
+            requests_per_second: spec
+                .requests_per_second
+                .and_then(|rate| u32::try_from(rate).ok())
+                .unwrap_or(Budget::DEFAULT.requests_per_second),
+            concurrency: spec.concurrency.and_then(|in_flight| u32::try_from(in_flight).ok()).unwrap_or(Budget::DEFAULT.concurrency),
+        });
+        match (&specification.app_id, &specification.iam) {
+            (Some(app_id), None) => self.app_id(app_id, read, ca.as_deref(), budget),
+            (None, Some(iam)) => self.iam_service(iam, read, ca.as_deref(), budget),
+            _ => Err(Problem::new(Reason::InvalidSpec, "this version of the operator does not support the service of this provider")),
+        }
+    }
+
+    fn app_id(
+        &self,
+        spec: &AppIdProvider,
+        read: &HashMap<String, ReadCredential>,
+        ca: Option<&[u8]>,
+        budget: Budget,
+    ) -> Result<Connection, Problem> {
+        let (origin, tenant_id, api_key, source) = if let Some(binding) = &spec.binding {
+            let source = credential(read, &binding.secret_ref.name)?;
+            let key = binding.secret_ref.key.as_deref().unwrap_or("binding");
+            let parsed = match source.data.get(key) {
+                Some(text) => app_id::service_credential(text.expose_secret()),
+                None => app_id::service_credential_from(|name| source.data.get(name).map(|text| text.expose_secret().trim())),
+            };
+            let parsed = parsed.map_err(|failure| problem_of(&failure))?;
+            (parsed.origin, parsed.tenant_id, parsed.api_key, source)
+        } else {
+            let (Some(url), Some(tenant_id), Some(key)) =
+                (&spec.url, &spec.tenant_id, spec.iam.as_ref().and_then(|iam| iam.api_key.as_ref()))
+            else {
+                return Err(Problem::new(Reason::InvalidSpec, "set either binding, or url, tenantId and iam.apiKey"));
+            };
+            let source = credential(read, &key.secret_ref.name)?;
+            (url.0.clone(), tenant_id.clone(), api_key(source, key.secret_ref.key.as_deref(), &key.secret_ref.name)?, source)
+        };
+        let origin = self.origin("checking the address of App ID", &origin)?;
+        let iam_url = spec.iam.as_ref().and_then(|iam| iam.url.as_ref()).map_or(iam::DEFAULT_URL, |url| url.0.as_str());
+        let iam_url = self.origin("checking the address of IAM", iam_url)?;
+        let (iam, iam_fingerprint) = self.iam(&iam_url, api_key, source, ca, budget)?;
+        let host = origin.origin().ascii_serialization();
+        let place = (host.clone(), tenant_id.clone());
+        let (shared, admission) = {
+            let mut known = self.shared.lock();
+            (
+                revived(&mut known.tenants, &place, || SharedTenant::new(Gate::new(budget))),
+                revived(&mut known.admissions, &place, || Gate::new(PASSES)),
+            )
+        };
+        let tenant =
+            Tenant::new("app_id", shared.gate.clone(), &self.http, ca, self.metrics.clone()).map_err(|failure| problem_of(&failure))?;
+        let fingerprint = fingerprint(&[
+            host.as_bytes(),
+            tenant_id.as_bytes(),
+            &iam_fingerprint,
+            &budget.requests_per_second.to_be_bytes(),
+            &budget.concurrency.to_be_bytes(),
+        ]);
+        let identity = TenantIdentity::app_id(&tenant_id);
+        Ok(Connection {
+            service: Service::AppId(Arc::new(AppId::new(tenant, origin, tenant_id, iam, shared))),
+            tenant: Some(identity),
+            host,
+            credentials: source.version.clone(),
+            admission,
+            fingerprint,
+            budget,
+        })
+    }
+
+    fn iam_service(
+        &self,
+        spec: &IamProvider,
+        read: &HashMap<String, ReadCredential>,
+        ca: Option<&[u8]>,
+        budget: Budget,
+    ) -> Result<Connection, Problem> {
+        let source = credential(read, &spec.api_key.secret_ref.name)?;
+        let key = api_key(source, spec.api_key.secret_ref.key.as_deref(), &spec.api_key.secret_ref.name)?;
+        let url = self.origin("checking the address of IAM", spec.url.as_ref().map_or(iam::DEFAULT_URL, |url| url.0.as_str()))?;
+        let (iam, fingerprint) = self.iam(&url, key, source, ca, budget)?;
+        Ok(Connection {
+            service: Service::Iam(iam),
+            tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),
+            host: url.origin().ascii_serialization(),
+            credentials: source.version.clone(),
+            admission: Gate::new(PASSES),
+            fingerprint,
+            budget,
+        })
+    }
+
+    fn iam(
+        &self,
+        url: &Url,
+        api_key: SecretText,
+        source: &ReadCredential,
+        ca: Option<&[u8]>,
+        budget: Budget,
+    ) -> Result<(Arc<Iam>, [u8; 32]), Problem> {
+        let fingerprint = fingerprint(&[url.as_str().as_bytes(), api_key.expose_secret().as_bytes(), ca.unwrap_or_default()]);
+        let mut shared = self.shared.lock();
+        if let Some(iam) = shared.iams.get(&fingerprint).and_then(Weak::upgrade) {
+            return Ok((iam, fingerprint));
+        }
+        let known_for = source.changed_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok()).unwrap_or_default();
+        let tenant = Tenant::new("iam", Gate::new(budget), &self.http, ca, self.metrics.clone()).map_err(|failure| problem_of(&failure))?;
+        let iam = Arc::new(Iam::new(tenant, url, api_key, known_for));
+        shared.iams.retain(|_, known| known.strong_count() > 0);
+        shared.iams.insert(fingerprint, Arc::downgrade(&iam));
+        Ok((iam, fingerprint))
+    }
+
+    fn origin(&self, doing: &'static str, text: &str) -> Result<Url, Problem> {
+        http::checked_origin(doing, text, &self.http).map_err(|failure| problem_of(&failure))
+    }
+}
+
+fn ca_bundle(
+    specification: &Specification,
+    read: &HashMap<String, ReadCredential>,
+    ca_from_map: Option<&BTreeMap<String, String>>,
+) -> Result<Option<Vec<u8>>, Problem> {
+    let Some(bundle) = &specification.ca_bundle else { return Ok(None) };
+    let text = match (&bundle.config_map_ref, &bundle.secret_ref) {
+        (Some(reference), _) => {
+            let key = reference.key.as_deref().unwrap_or("ca.crt");
+            ca_from_map.and_then(|data| data.get(key)).cloned().ok_or_else(|| missing("ConfigMap", &reference.name, Some(key)))?
+        }
+        (None, Some(reference)) => {
+            let key = reference.key.as_deref().unwrap_or("ca.crt");
+            let data = &credential(read, &reference.name)?.data;
+            data.get(key).map(|text| text.expose_secret().to_owned()).ok_or_else(|| missing("Secret", &reference.name, Some(key)))?
+        }
+        (None, None) => return Err(Problem::new(Reason::InvalidSpec, "tls.caBundle names neither a ConfigMap nor a Secret")),
+    };
+    Ok(Some(text.into_bytes()))
+}
+
+fn credential<'a>(read: &'a HashMap<String, ReadCredential>, name: &str) -> Result<&'a ReadCredential, Problem> {
+    read.get(name).ok_or_else(|| missing("Secret", name, None))
+}
+
+fn api_key(source: &ReadCredential, key: Option<&str>, name: &str) -> Result<SecretText, Problem> {
+    let key = key.unwrap_or("apikey");
+    let text = source.data.get(key).ok_or_else(|| missing("Secret", name, Some(key)))?;
+    iam::api_key(text.expose_secret()).map_err(|failure| problem_of(&failure))
+}
+
+fn missing(kind: &str, name: &str, key: Option<&str>) -> Problem {
+    let message = match key {
+        Some(key) => format!("the {kind} {name} has no key {key:?} with text"),
+        None => format!("the {kind} {name} does not exist"),
+    };
+    Problem::new(Reason::CredentialsNotFound, message)
+}
+
+fn problem_of(failure: &Failure) -> Problem {
+    Problem::new(failure.reason, failure.to_string())
+}
+
+fn fingerprint(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+fn revived<K: std::hash::Hash + Eq + Clone, V>(known: &mut HashMap<K, Weak<V>>, key: &K, make: impl FnOnce() -> Arc<V>) -> Arc<V> {
+    known.retain(|_, value| value.strong_count() > 0);
+    if let Some(value) = known.get(key).and_then(Weak::upgrade) {
+        return value;
+    }
+    let value = make();
+    known.insert(key.clone(), Arc::downgrade(&value));
+    value
+}

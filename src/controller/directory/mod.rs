@@ -1,0 +1,312 @@
+//! The providers, ready to use: configuration and credentials read, connections shared by all providers of one tenant.
+//!
+//! The last connection that led to a tenant stays in memory while an object uses the provider, so that a deletion can
+//! still reach the service when provider and credential went first.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Weak},
+};
+
+mod connect;
+mod specification;
+
+use kube::Client;
+use parking_lot::Mutex;
+
+pub use self::specification::{Specification, index_name, recorded_tenant};
+use self::{
+    connect::ReadCredential,
+    specification::{is_allowed, parsed},
+};
+use super::{
+    claims::ProviderKey,
+    cluster::Abort,
+    versions::{Key, Versions},
+};
+use crate::{
+    api::{ObjectVersion, ProviderKind, ProviderVersion},
+    metrics::Metrics,
+    model::TenantIdentity,
+    plan::{Problem, application::ProviderView},
+    provider::{AppId, Gate, HttpSettings, Iam, app_id::SharedTenant, gate::Budget},
+    reasons::Reason,
+};
+
+/// A service that a provider leads to.
+#[derive(Clone, Debug)]
+pub enum Service {
+    /// An App ID tenant.
+    AppId(Arc<AppId>),
+    /// IAM.
+    Iam(Arc<Iam>),
+}
+
+/// A provider, ready to use.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The service.
+    pub service: Service,
+    /// The tenant, where it is known without asking.
+    pub tenant: Option<TenantIdentity>,
+    /// Host of the service.
+    pub host: String,
+    /// The credential Secret it was made with.
+    pub credentials: ObjectVersion,
+    /// Decides how many passes over objects of this tenant run at once.
+    pub admission: Arc<Gate>,
+    fingerprint: [u8; 32],
+    budget: Budget,
+}
+
+/// The texts of a ConfigMap.
+type Bundle = Arc<BTreeMap<String, String>>;
+
+/// The directory of providers.
+pub struct Directory {
+    http: HttpSettings,
+    namespace: String,
+    reads_cluster_providers: bool,
+    metrics: Arc<Metrics>,
+    entries: Mutex<HashMap<ProviderKey, Entry>>,
+    credentials: Mutex<HashMap<Key, ReadCredential>>,
+    bundles: Mutex<HashMap<Key, (ObjectVersion, Bundle)>>,
+    shared: Mutex<Shared>,
+}
+
+struct Entry {
+    specification: Option<Specification>,
+    current: Result<Arc<Connection>, Problem>,
+    former: Vec<Arc<Connection>>,
+    /// Whether an object met a failure that speaks of the provider, since it was last found to work.
+    is_doubted: bool,
+    /// Whether an object met a success since, so that it is worth another look.
+    is_reassured: bool,
+    /// Whether it was found working with its tenant: only then its budget counts for others.
+    has_worked: bool,
+}
+
+/// What providers of one tenant share. Weak: it lives as long as a connection does.
+#[derive(Default)]
+struct Shared {
+    tenants: HashMap<(String, String), Weak<SharedTenant>>,
+    admissions: HashMap<(String, String), Weak<Gate>>,
+    iams: HashMap<[u8; 32], Weak<Iam>>,
+}
+
+/// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
+/// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
+const PASSES: Budget = Budget { requests_per_second: 100_000, concurrency: 8 };
+
+impl Directory {
+    /// An empty directory. Cluster providers, where they may be read, read their Secrets in `namespace`.
+    #[must_use]
+    pub fn new(http: HttpSettings, namespace: String, reads_cluster_providers: bool, metrics: Arc<Metrics>) -> Self {
+        Self {
+            http,
+            namespace,
+            reads_cluster_providers,
+            metrics,
+            entries: Mutex::default(),
+            credentials: Mutex::default(),
+            bundles: Mutex::default(),
+            shared: Mutex::default(),
+        }
+    }
+
+    /// Reads what a provider names and makes it ready. Says whether it leads elsewhere, or with another credential, than before.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer; then everything stays as it is.
+    pub async fn load(
+        &self,
+        client: &Client,
+        secrets: &Versions,
+        config_maps: &Versions,
+        specification: &Specification,
+    ) -> Result<bool, Abort> {
+        let home = self.home(&specification.key);
+        let name = index_name(&specification.key);
+        // Named first, read second: whatever changes in between is reported by the watch.
+        let keys: Vec<Key> = specification.secret_names().into_iter().map(|secret| (home.clone(), secret.to_owned())).collect();
+        secrets.name(&name, &keys);
+        config_maps.name(&name, &specification.config_map_name().map(|map| (home.clone(), map.to_owned())).into_iter().collect::<Vec<_>>());
+        let connection = self.connect(client, secrets, config_maps, &home, specification).await?;
+        Ok(self.enter(specification, connection))
+    }
+
+    fn home(&self, key: &ProviderKey) -> String {
+        if key.kind == ProviderKind::ClusterIdentityProvider { self.namespace.clone() } else { key.namespace.clone() }
+    }
+
+    fn enter(&self, specification: &Specification, connection: Result<Connection, Problem>) -> bool {
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(specification.key.clone()).or_insert_with(|| Entry {
+            specification: None,
+            current: Err(Problem::new(Reason::ProviderNotReady, "the provider was not looked at yet")),
+            former: Vec::new(),
+            is_doubted: specification.has_failed,
+            is_reassured: false,
+            has_worked: false,
+        });
+        let is_same = match (&entry.current, &connection) {
+            (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
+            (Err(before), Err(now)) => before == now,
+            _ => false,
+        };
+        let access_changed = entry.specification.as_ref().is_none_or(|before| before.access != specification.access);
+        entry.specification = Some(specification.clone());
+        entry.has_worked = specification.has_worked;
+        if !is_same {
+            let next = connection.map(Arc::new);
+            entry.replace(next);
+        }
+        share_budgets(&entries);
+        !is_same || access_changed
+    }
+
+    /// An object met a failure that speaks of the provider. Says the provider's UID when that is news.
+    pub fn doubt(&self, key: &ProviderKey) -> Option<String> {
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(key)?;
+        entry.is_reassured = false;
+        let is_news = !std::mem::replace(&mut entry.is_doubted, true);
+        entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
+    }
+
+    /// An object met a success at the service. Says the provider's UID when that is news about a provider that was doubted.
+    pub fn reassure(&self, key: &ProviderKey) -> Option<String> {
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(key).filter(|entry| entry.is_doubted)?;
+        let is_news = !std::mem::replace(&mut entry.is_reassured, true);
+        entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
+    }
+
+    /// The provider was found to work.
+    pub fn trust(&self, key: &ProviderKey) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(key) {
+            entry.is_doubted = false;
+            entry.is_reassured = false;
+            if !std::mem::replace(&mut entry.has_worked, true) {
+                share_budgets(&entries);
+            }
+        }
+    }
+
+    /// The provider object is gone.
+    pub fn remove(&self, key: &ProviderKey) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(key) {
+            entry.specification = None;
+            entry.replace(Err(not_found(key)));
+            entry.has_worked = false;
+            share_budgets(&entries);
+        }
+    }
+
+    /// Nobody uses the provider any more.
+    pub fn forget(&self, key: &ProviderKey) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(key) {
+            entry.former.clear();
+            if entry.specification.is_none() {
+                entries.remove(key);
+            }
+        }
+    }
+
+    /// Whether objects meet failures with a provider that was not found working since.
+    #[must_use]
+    pub fn is_doubted(&self, key: &ProviderKey) -> bool {
+        self.entries.lock().get(key).is_some_and(|entry| entry.is_doubted)
+    }
+
+    /// The connection that is in use.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from being usable.
+    pub fn connection(&self, key: &ProviderKey) -> Result<Arc<Connection>, Problem> {
+        self.entries.lock().get(key).map_or_else(|| Err(not_found(key)), |entry| entry.current.clone())
+    }
+
+    /// The last connection through this provider that led to a tenant, also when the provider leads elsewhere or is gone by now.
+    #[must_use]
+    pub fn connection_to(&self, key: &ProviderKey, tenant: &TenantIdentity) -> Option<Arc<Connection>> {
+        let entries = self.entries.lock();
+        let entry = entries.get(key)?;
+        entry.current.iter().chain(entry.former.iter().rev()).find(|connection| connection.tenant.as_ref() == Some(tenant)).cloned()
+    }
+
+    /// How many providers lead to a tenant that is paused now: asked to, or because it failed too often.
+    #[must_use]
+    pub fn paused(&self) -> usize {
+        let entries = self.entries.lock();
+        let connections = entries.values().filter_map(|entry| entry.current.as_ref().ok());
+        connections.filter(|connection| matches!(&connection.service, Service::AppId(app_id) if app_id.tenant().gate().is_paused())).count()
+    }
+
+    /// Which version of the provider object is in use.
+    #[must_use]
+    pub fn version(&self, key: &ProviderKey) -> Option<ProviderVersion> {
+        let entries = self.entries.lock();
+        let specification = entries.get(key)?.specification.as_ref()?;
+        Some(ProviderVersion { uid: specification.uid.clone(), generation: specification.generation })
+    }
+
+    /// How an application of `namespace` sees the provider. `labels` are those of the namespace.
+    #[must_use]
+    pub fn view_for_application(&self, key: &ProviderKey, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> ProviderView {
+        if key.kind == ProviderKind::Unknown {
+            return ProviderView::Unusable(Problem::new(Reason::InvalidSpec, "this version does not know the kind in providerRef"));
+        }
+        if key.kind == ProviderKind::ClusterIdentityProvider && !self.reads_cluster_providers {
+            return ProviderView::Unusable(Problem::new(Reason::ClusterProviderDisabled, Reason::ClusterProviderDisabled.advice()));
+        }
+        let connection = match self.connection(key) {
+            Ok(connection) => connection,
+            Err(problem) => return ProviderView::Unusable(problem),
+        };
+        let (Service::AppId(_), Some(tenant)) = (&connection.service, &connection.tenant) else {
+            return ProviderView::Unusable(Problem::new(
+                Reason::ProviderServiceMismatch,
+                "the provider is for IAM; an AppIdApplication needs one with appId",
+            ));
+        };
+        let entries = self.entries.lock();
+        let access =
+            entries.get(key).and_then(|entry| entry.specification.as_ref()).and_then(|specification| specification.access.as_ref());
+        ProviderView::Usable {
+            tenant: tenant.clone(),
+            namespace_is_allowed: access.is_none_or(|(allowed, _)| is_allowed(allowed, namespace, labels)),
+            permits: access.map(|(_, permits)| parsed(permits)),
+        }
+    }
+}
+
+/// Providers of one tenant keep to the smallest of their budgets. One that was never found working is not asked: whoever may create a
+/// provider could slow down a tenant that is not theirs.
+fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
+    let connected = || entries.values().filter_map(|entry| Some((entry.current.as_ref().ok()?, entry.has_worked)));
+    for (connection, _) in connected() {
+        let Service::AppId(app_id) = &connection.service else { continue };
+        let is_alike = |other: &Arc<Connection>| other.host == connection.host && other.tenant == connection.tenant;
+        let alike = connected().filter(|(other, has_worked)| *has_worked && is_alike(other)).map(|(other, _)| other.budget);
+        app_id.tenant().gate().set_budget(alike.reduce(Budget::at_most).unwrap_or(connection.budget));
+    }
+}
+
+impl Entry {
+    fn replace(&mut self, next: Result<Arc<Connection>, Problem>) {
+        if let Ok(before) = std::mem::replace(&mut self.current, next) {
+            self.former.retain(|former| former.tenant != before.tenant);
+            self.former.push(before);
+        }
+    }
+}
+
+fn not_found(key: &ProviderKey) -> Problem {
+    Problem::new(Reason::ProviderNotFound, format!("the {:?} {:?} does not exist", key.kind, key.name))
+}
