@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::report::whole_seconds;
 use crate::{
-    api::{FIELD_MANAGER, FINALIZER, GROUP, ObjectVersion, mark},
+    api::{AppIdApplication, FIELD_MANAGER, FINALIZER, GROUP, ObjectVersion, mark},
     model::{Class, ExposeSecret, Failure, SecretText},
     plan::Problem,
     reasons::Reason,
@@ -337,6 +337,37 @@ pub async fn report_unreadable(client: &Client, subject: &Subject, problem: &Pro
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch_status(&subject.name, &parameters, &Patch::Merge(&document)).await.map_err(Abort::of("writing status"))?;
     Ok(true)
+}
+
+/// Lifts the finalizer from an object that is being deleted and cannot be parsed. What it leaves at the service, in words; `None` when there is
+/// nothing to do any more, or it can be parsed by now.
+///
+/// # Errors
+///
+/// When the object has changed, or cannot be read or written.
+pub async fn let_go_unread(client: &Client, subject: &Subject) -> Result<Option<String>, Abort> {
+    let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(GROUP, "v1alpha1", subject.kind));
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &subject.namespace, &resource);
+    let found = api.get_opt(&subject.name).await.map_err(Abort::of("reading an object that cannot be parsed"))?;
+    let is_due = |object: &DynamicObject| {
+        let meta = &object.metadata;
+        meta.uid.as_deref() == Some(subject.uid.as_str())
+            && meta.deletion_timestamp.is_some()
+            && object.finalizers().contains(&FINALIZER.to_owned())
+    };
+    let Some(object) = found.filter(is_due) else { return Ok(None) };
+    let is_readable = serde_json::to_value(&object).is_ok_and(|value| serde_json::from_value::<AppIdApplication>(value).is_ok());
+    if is_readable {
+        return Ok(None);
+    }
+    let tenant = object.annotations().get(mark::TENANT).cloned().unwrap_or_default();
+    let registration = match object.data.pointer("/status/clientId").and_then(Value::as_str) {
+        Some(id) => format!("the application {id} of tenant {tenant}"),
+        None => format!("what it may have registered in tenant {tenant}"),
+    };
+    let mut current = Subject { resource_version: object.resource_version().unwrap_or_default(), ..subject.clone() };
+    current.release(&api, object.finalizers()).await?;
+    Ok(Some(registration))
 }
 
 /// An event about an object.

@@ -34,7 +34,7 @@ use super::{
     watch::{Change, Feed, METADATA_PAGE, follow},
 };
 use crate::{
-    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
+    api::{AppIdApplication, ClusterIdentityProvider, FINALIZER, IdentityProvider, ProviderKind},
     metrics::Metrics,
     plan::Problem,
     reasons::Reason,
@@ -44,6 +44,9 @@ use crate::{
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// After SIGTERM, passes that run may take this long to finish. Longer than any registration.
 const GRACE: Duration = Duration::from_secs(40);
+
+/// So long after a failure the API server is asked again to let go of an object that cannot be read.
+const UNREAD_AGAIN: Duration = Duration::from_secs(5);
 
 /// What ends the process other than being told to.
 #[derive(Debug, thiserror::Error)]
@@ -379,6 +382,9 @@ fn on_unreadable(context: &Arc<Context>, kind: &'static str) -> impl Fn(InvalidO
         );
         let subject = Subject::of_metadata(kind, &object.metadata);
         let context = context.clone();
+        if let Some(asked) = object.metadata.deletion_timestamp.as_ref().filter(|_| object.finalizers().iter().any(|f| f == FINALIZER)) {
+            tokio::spawn(let_go_unread(context.clone(), subject.clone(), asked.0));
+        }
         tokio::spawn(async move {
             let note =
                 "this version of the operator cannot read the object: correct what is not as its schema says, or update the operator";
@@ -393,6 +399,30 @@ fn on_unreadable(context: &Arc<Context>, kind: &'static str) -> impl Fn(InvalidO
                 Err(error) => tracing::warn!(object = %subject.path(), %error, "could not say that an object cannot be read"),
             }
         });
+    }
+}
+
+/// Deletion always ends: an object that still cannot be read when its budget is used up is let go, and what it leaves behind is named as far
+/// as it can be.
+async fn let_go_unread(context: Arc<Context>, subject: Subject, asked: Timestamp) {
+    let left = asked.checked_add(context.settings.deletion_budget).unwrap_or(Timestamp::MAX).duration_since(Timestamp::now());
+    tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+    while context.leadership.holds() {
+        match cluster::let_go_unread(&context.client, &subject).await {
+            Ok(None) => return,
+            Ok(Some(left_behind)) => {
+                let note =
+                    format!("the object could not be read, so that nothing was deleted at the service: remove {left_behind} by hand");
+                tracing::error!(object = %subject.path(), %note, "a registration was given up");
+                context.announce(&subject, &Announcement { reason: Reason::Orphaned, note, is_warning: true }).await;
+                context.metrics.orphaned(subject.kind);
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(object = %subject.path(), %error, "could not let go of an object that cannot be read");
+                tokio::time::sleep(UNREAD_AGAIN).await;
+            }
+        }
     }
 }
 

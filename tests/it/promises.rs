@@ -54,6 +54,15 @@ async fn legacy(stage: &Stage) -> identity_simulator::Application {
     stage.control.add_application(TENANT, &seed).await.expect("the application is made")
 }
 
+/// Writes what the API server takes and nobody can read: a time with an offset of a hundred hours.
+async fn break_status(stage: &Stage, name: &str) {
+    let resource = ApiResource::erase::<cloud_identity_operator::api::AppIdApplication>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(stage.client.clone(), &stage.namespace, &resource);
+    let parameters = PatchParams { field_manager: Some("user".into()), ..PatchParams::default() };
+    let status = Patch::Merge(json!({ "status": { "missingSince": "2026-11-28T01:00:00+99:99" } }));
+    api.patch_status(name, &parameters, &status).await.expect("the API server takes it");
+}
+
 async fn redirect_uris(stage: &Stage) -> serde_json::Value {
     stage.control.redirect_uris(TENANT).await.expect("the simulator answers")["redirectUris"].clone()
 }
@@ -434,4 +443,21 @@ async fn an_object_that_cannot_be_read_says_so_and_holds_up_nobody() {
     api.patch_status("broken", &parameters, &status("2026-11-28T01:00:00Z")).await.expect("the API server takes it");
     let mended = stage.ready("broken").await;
     assert_eq!(mended.status.and_then(|status| status.client_id), id);
+}
+
+/// Promise 7. Nobody mends it in time: its namespace must not wait for ever.
+#[tokio::test]
+async fn an_object_that_cannot_be_read_is_let_go_when_its_budget_is_used_up_and_its_registration_is_named() {
+    let stage = Stage::new("promises").await;
+    stage.provider().await;
+    let operator = stage.operator_with(OperatorOptions { deletion_budget: "3s".into(), ..OperatorOptions::default() }).await;
+    stage.application("broken", json!({})).await;
+    let id = stage.ready("broken").await.status.and_then(|status| status.client_id).expect("registered");
+    drop(operator.kill().await);
+    break_status(&stage, "broken").await;
+    delete_object(&stage, "broken").await;
+    let _operator = stage.operator_with(OperatorOptions { deletion_budget: "3s".into(), ..OperatorOptions::default() }).await;
+    stage.gone("broken").await;
+    assert!(stage.event("broken", "Orphaned").await.contains(&id));
+    assert_eq!(stage.registered().await.len(), 1, "what it was could not be read");
 }
