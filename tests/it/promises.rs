@@ -55,12 +55,13 @@ async fn legacy(stage: &Stage) -> identity_simulator::Application {
 }
 
 /// Writes what the API server takes and nobody can read: a time with an offset of a hundred hours.
-async fn break_status(stage: &Stage, name: &str) {
+async fn break_status(stage: &Stage, name: &str) -> Api<DynamicObject> {
     let resource = ApiResource::erase::<cloud_identity_operator::api::AppIdApplication>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(stage.client.clone(), &stage.namespace, &resource);
     let parameters = PatchParams { field_manager: Some("user".into()), ..PatchParams::default() };
     let status = Patch::Merge(json!({ "status": { "missingSince": "2026-11-28T01:00:00+99:99" } }));
     api.patch_status(name, &parameters, &status).await.expect("the API server takes it");
+    api
 }
 
 async fn redirect_uris(stage: &Stage) -> serde_json::Value {
@@ -454,10 +455,10 @@ async fn an_object_that_cannot_be_read_is_let_go_when_its_budget_is_used_up_and_
     stage.application("broken", json!({})).await;
     let id = stage.ready("broken").await.status.and_then(|status| status.client_id).expect("registered");
     drop(operator.kill().await);
-    break_status(&stage, "broken").await;
-    delete_object(&stage, "broken").await;
+    let objects = break_status(&stage, "broken").await;
+    objects.delete("broken", &DeleteParams::default()).await.expect("the deletion is accepted");
     let _operator = stage.operator_with(OperatorOptions { deletion_budget: "3s".into(), ..OperatorOptions::default() }).await;
-    stage.gone("broken").await;
+    eventually("the object is gone", async || objects.get_opt("broken").await.expect("the API server answers").is_none()).await;
     assert!(stage.event("broken", "Orphaned").await.contains(&id));
     assert_eq!(stage.registered().await.len(), 1, "what it was could not be read");
 }
