@@ -463,9 +463,7 @@ fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
             namespace: namespace.into(),
             name: name.into(),
         };
-        if let Some(version) = context.directory.version(&provider) {
-            context.memory.wake(&version.uid);
-        }
+        context.directory.touch(&provider);
         context.wake.provider(&provider);
     }
 }

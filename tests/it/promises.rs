@@ -100,6 +100,36 @@ async fn leftover(stage: &Stage, id: &str, value: &str, cluster: &str, tenant: &
     stage.apply(&secret).await.expect("the Secret is accepted");
 }
 
+/// Promise 5. The provider's first pass has just found that there is no such ConfigMap when it is made.
+#[tokio::test]
+async fn what_a_provider_names_is_noticed_also_while_it_is_read_for_the_first_time() {
+    let stage = Stage::new("promises").await;
+    let (interceptor, operator) = behind_an_interceptor(&stage).await;
+    // Providers that are there at the start are read one by one, before anything else.
+    operator.working().await;
+    let ca = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": stage.namespace },
+            "data": { "ca.crt": stage.simulator.ca_pem() },
+        })
+    };
+    let naming = |name: &str, map: &str| {
+        let mut document = stage.provider_document(name);
+        document["spec"]["tls"]["caBundle"]["configMapRef"]["name"] = json!(map);
+        document
+    };
+    let reading = interceptor.intercept(|seen| seen.resource == "configmaps" && seen.name == "first-ca", 0, 1, Effect::HoldAfter);
+    stage.apply(&naming("first", "first-ca")).await.expect("the provider is accepted");
+    interceptor.fired(reading).await;
+    stage.apply(&ca("first-ca")).await.expect("the ConfigMap is accepted");
+    // The watch tells of one after the other: when the second has come, so has the first.
+    stage.apply(&ca("second-ca")).await.expect("the ConfigMap is accepted");
+    stage.apply(&naming("second", "second-ca")).await.expect("the provider is accepted");
+    provider_is_ready(&stage, "second").await;
+    interceptor.release(reading);
+    provider_is_ready(&stage, "first").await;
+}
+
 /// Promise 4. The first status is refused once, as after any edit of the object meanwhile.
 ///
 /// Traps: T14.

@@ -4,7 +4,7 @@
 //! still reach the service when provider and credential went first.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Weak},
 };
 
@@ -72,6 +72,8 @@ pub struct Directory {
     credentials: Mutex<HashMap<Key, ReadCredential>>,
     bundles: Mutex<HashMap<Key, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
+    /// Providers of which something that they name has changed since it was last read.
+    touched: Mutex<HashSet<ProviderKey>>,
 }
 
 struct Entry {
@@ -111,7 +113,20 @@ impl Directory {
             credentials: Mutex::default(),
             bundles: Mutex::default(),
             shared: Mutex::default(),
+            touched: Mutex::default(),
         }
+    }
+
+    /// Something that the provider names has changed. Also of a provider that is being read for the first time in this moment, and is not
+    /// known here yet: what was read may be what was there before.
+    pub fn touch(&self, key: &ProviderKey) {
+        self.touched.lock().insert(key.clone());
+    }
+
+    /// Whether something that the provider names has changed since it was last read.
+    #[must_use]
+    pub fn is_touched(&self, key: &ProviderKey) -> bool {
+        self.touched.lock().contains(key)
     }
 
     /// Reads what a provider names and makes it ready. Says whether it leads elsewhere, or with another credential, than before.
@@ -128,6 +143,7 @@ impl Directory {
     ) -> Result<bool, Abort> {
         let home = self.home(&specification.key);
         let name = index_name(&specification.key);
+        self.touched.lock().remove(&specification.key);
         // Named first, read second: whatever changes in between is reported by the watch.
         let keys: Vec<Key> = specification.secret_names().into_iter().map(|secret| (home.clone(), secret.to_owned())).collect();
         secrets.name(&name, &keys);
