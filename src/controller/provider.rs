@@ -112,7 +112,6 @@ impl<P: ProviderObject> Kind for Providers<P> {
         let is_said = connection.as_ref().err().is_none_or(|problem| says(&status, problem, specification.generation));
         let waits = status.next_action_at.as_ref().is_none_or(|at| at.0 > now);
         let is_settled = is_loaded
-            && !context.directory.is_touched(&specification.key)
             && is_said
             && waits
             && !context.memory.is_woken(&specification.uid)

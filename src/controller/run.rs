@@ -23,18 +23,18 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Context, Kind, after_abort,
     application::{Applications, claim_of},
-    claims::{Claims, ProviderKey},
+    claims::Claims,
     cluster::{self, Announcement, Subject},
     context::{Memory, Settings, Wake},
-    directory::{Directory, Specification, index_name},
+    directory::{Directory, Specification},
     leadership::{Candidate, Leadership},
     provider::{ProviderObject, Providers},
     reconcile,
-    versions::{Key, Versions, View},
+    versions::{Key, Namer, Versions, View},
     watch::{Change, Feed, METADATA_PAGE, follow},
 };
 use crate::{
-    api::{AppIdApplication, ClusterIdentityProvider, FINALIZER, IdentityProvider, ProviderKind},
+    api::{AppIdApplication, ClusterIdentityProvider, FINALIZER, IdentityProvider},
     metrics::Metrics,
     plan::Problem,
     reasons::Reason,
@@ -233,7 +233,7 @@ async fn work(
         .collect();
     for specification in &specifications {
         if let Err(error) = context.directory.load(&context.client, &context.secrets, &context.config_maps, specification).await {
-            tracing::warn!(provider = %index_name(&specification.key), %error, "a provider could not be read at the start");
+            tracing::warn!(provider = ?specification.key, %error, "a provider could not be read at the start");
         }
     }
     for namespace in each(&namespaces) {
@@ -355,11 +355,12 @@ fn on_provider<P: ProviderObject>(
     move |change| match change {
         Change::Applied(object) => wake(&context, ObjectRef::from_obj(&*object)),
         Change::Deleted(object) => {
-            let key = object.specification().key;
+            let namer = object.specification().namer();
+            context.secrets.name(&namer, &[]);
+            context.config_maps.name(&namer, &[]);
+            let Namer { key, uid } = namer;
             context.directory.remove(&key);
-            context.secrets.name(&index_name(&key), &[]);
-            context.config_maps.name(&index_name(&key), &[]);
-            context.memory.forget(&object.uid().unwrap_or_default());
+            context.memory.forget(&uid);
             let users = context.claims.of_provider(&key);
             if users.is_empty() {
                 context.directory.forget(&key);
@@ -456,15 +457,8 @@ fn on_secrets(context: &Arc<Context>, changed: Vec<Key>) {
 
 fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
     for namer in versions.named_by(key) {
-        let mut parts = namer.splitn(3, '/');
-        let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else { continue };
-        let provider = ProviderKey {
-            kind: if kind == "IdentityProvider" { ProviderKind::IdentityProvider } else { ProviderKind::ClusterIdentityProvider },
-            namespace: namespace.into(),
-            name: name.into(),
-        };
-        context.directory.touch(&provider);
-        context.wake.provider(&provider);
+        context.memory.wake(&namer.uid);
+        context.wake.provider(&namer.key);
     }
 }
 

@@ -8,10 +8,20 @@ use std::collections::{HashMap, HashSet};
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use parking_lot::Mutex;
 
+use super::claims::ProviderKey;
 use crate::api::{ObjectVersion, mark};
 
 /// Namespace and name.
 pub type Key = (String, String);
+
+/// A provider that names a Secret or a ConfigMap. Its UID goes with it, so that it can be woken before anything else knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Namer {
+    /// Which.
+    pub key: ProviderKey,
+    /// Its UID.
+    pub uid: String,
+}
 
 /// The index of one kind.
 #[derive(Debug, Default)]
@@ -23,7 +33,7 @@ pub struct Versions {
 #[derive(Debug, Default)]
 struct State {
     versions: HashMap<Key, ObjectVersion>,
-    named: HashMap<Key, HashSet<String>>,
+    named: HashMap<Key, HashSet<Namer>>,
 }
 
 /// One watch's view, which tells what vanished while the watch was broken.
@@ -57,20 +67,20 @@ impl Versions {
     }
 
     /// Declares which names an object refers to; replaces what it named before.
-    pub fn name(&self, by: &str, keys: &[Key]) {
+    pub fn name(&self, by: &Namer, keys: &[Key]) {
         let mut state = self.state.lock();
         for namers in state.named.values_mut() {
             namers.remove(by);
         }
         state.named.retain(|_, namers| !namers.is_empty());
         for key in keys {
-            state.named.entry(key.clone()).or_default().insert(by.to_owned());
+            state.named.entry(key.clone()).or_default().insert(by.clone());
         }
     }
 
     /// Who refers to a name.
     #[must_use]
-    pub fn named_by(&self, key: &Key) -> Vec<String> {
+    pub fn named_by(&self, key: &Key) -> Vec<Namer> {
         self.state.lock().named.get(key).into_iter().flatten().cloned().collect()
     }
 
@@ -157,6 +167,7 @@ fn is_newer(version: &ObjectVersion, known: &ObjectVersion) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ProviderKind;
     use k8s_openapi::api::core::v1::Secret;
 
     fn secret(name: &str, version: u64, ours: bool) -> PartialObjectMeta<Secret> {
@@ -172,7 +183,8 @@ mod tests {
     #[test]
     fn only_our_own_and_named_secrets_are_kept() {
         let (versions, mut view) = (Versions::default(), View::new(None));
-        versions.name("provider", &[key("credential")]);
+        let key_of_provider = ProviderKey { kind: ProviderKind::IdentityProvider, namespace: "shop".into(), name: "provider".into() };
+        versions.name(&Namer { key: key_of_provider, uid: "uid".into() }, &[key("credential")]);
         for object in [secret("ours", 5, true), secret("credential", 6, false), secret("foreign", 7, false)] {
             versions.absorb(&mut view, Event::Apply(object));
         }

@@ -77,11 +77,15 @@ fn held(operation: &str) -> Fault {
 }
 
 async fn add_readers_key(stage: &Stage, value: &str) {
+    add_key(stage, "reader", value, AccessRole::Reader).await;
+}
+
+async fn add_key(stage: &Stage, name: &str, value: &str, role: AccessRole) {
     let key = KeySeed {
-        id: "reader".into(),
+        id: name.into(),
         value: value.into(),
-        name: "reader".into(),
-        access: [(TENANT.to_owned(), AccessRole::Reader)].into(),
+        name: name.into(),
+        access: [(TENANT.to_owned(), role)].into(),
         ..KeySeed::default()
     };
     stage.control.add_key(&key).await.expect("the key is made");
@@ -128,6 +132,23 @@ async fn what_a_provider_names_is_noticed_also_while_it_is_read_for_the_first_ti
     provider_is_ready(&stage, "second").await;
     interceptor.release(reading);
     provider_is_ready(&stage, "first").await;
+}
+
+/// Promise 5. The API server fails the reading that a changed key asks for: the change must not be forgotten with it.
+#[tokio::test]
+async fn a_key_that_changed_is_read_again_when_the_first_reading_fails() {
+    let (stage, interceptor, _operator) = intercepted("promises").await;
+    let another = "cafec0de-api-key-another-of-promises";
+    add_key(&stage, "another", another, AccessRole::Writer).await;
+    let reading = interceptor.intercept(|seen| seen.resource == "secrets" && seen.verb == "get", 0, 1, Effect::Answer(500));
+    stage.secret("ibm-api-key", &[("apikey", another)]).await;
+    interceptor.fired(reading).await;
+    let rotated = stage.secrets().get("ibm-api-key").await.expect("there is one").metadata.resource_version;
+    let is_used = |provider: &cloud_identity_operator::api::IdentityProvider| {
+        let used = provider.status.as_ref().and_then(|status| status.credentials_version.as_ref());
+        used.map(|version| &version.resource_version) == rotated.as_ref()
+    };
+    stage.provider_where(PROVIDER, "names the changed Secret", is_used).await;
 }
 
 /// Promise 4. The first status is refused once, as after any edit of the object meanwhile.

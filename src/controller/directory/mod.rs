@@ -4,7 +4,7 @@
 //! still reach the service when provider and credential went first.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
 };
 
@@ -14,7 +14,7 @@ mod specification;
 use kube::Client;
 use parking_lot::Mutex;
 
-pub use self::specification::{Specification, index_name, recorded_tenant};
+pub use self::specification::{Specification, recorded_tenant};
 use self::{
     connect::ReadCredential,
     specification::{is_allowed, parsed},
@@ -72,8 +72,6 @@ pub struct Directory {
     credentials: Mutex<HashMap<Key, ReadCredential>>,
     bundles: Mutex<HashMap<Key, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
-    /// Providers of which something that they name has changed since it was last read.
-    touched: Mutex<HashSet<ProviderKey>>,
 }
 
 struct Entry {
@@ -113,20 +111,7 @@ impl Directory {
             credentials: Mutex::default(),
             bundles: Mutex::default(),
             shared: Mutex::default(),
-            touched: Mutex::default(),
         }
-    }
-
-    /// Something that the provider names has changed. Also of a provider that is being read for the first time in this moment, and is not
-    /// known here yet: what was read may be what was there before.
-    pub fn touch(&self, key: &ProviderKey) {
-        self.touched.lock().insert(key.clone());
-    }
-
-    /// Whether something that the provider names has changed since it was last read.
-    #[must_use]
-    pub fn is_touched(&self, key: &ProviderKey) -> bool {
-        self.touched.lock().contains(key)
     }
 
     /// Reads what a provider names and makes it ready. Says whether it leads elsewhere, or with another credential, than before.
@@ -142,12 +127,12 @@ impl Directory {
         specification: &Specification,
     ) -> Result<bool, Abort> {
         let home = self.home(&specification.key);
-        let name = index_name(&specification.key);
-        self.touched.lock().remove(&specification.key);
+        let namer = specification.namer();
         // Named first, read second: whatever changes in between is reported by the watch.
         let keys: Vec<Key> = specification.secret_names().into_iter().map(|secret| (home.clone(), secret.to_owned())).collect();
-        secrets.name(&name, &keys);
-        config_maps.name(&name, &specification.config_map_name().map(|map| (home.clone(), map.to_owned())).into_iter().collect::<Vec<_>>());
+        secrets.name(&namer, &keys);
+        config_maps
+            .name(&namer, &specification.config_map_name().map(|map| (home.clone(), map.to_owned())).into_iter().collect::<Vec<_>>());
         let connection = self.connect(client, secrets, config_maps, &home, specification).await?;
         Ok(self.enter(specification, connection))
     }

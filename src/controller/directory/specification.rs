@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 
-use super::super::claims::ProviderKey;
+use super::super::{claims::ProviderKey, versions::Namer};
 use crate::{
     api::{
         AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClusterIdentityProvider, IamProvider, IdentityProvider,
@@ -75,6 +75,12 @@ impl Specification {
         }
     }
 
+    /// What stands for it in the indexes of Secrets and ConfigMaps.
+    #[must_use]
+    pub fn namer(&self) -> Namer {
+        Namer { key: self.key.clone(), uid: self.uid.clone() }
+    }
+
     pub(super) fn secret_names(&self) -> Vec<&str> {
         let binding = self.app_id.as_ref().and_then(|app_id| app_id.binding.as_ref()).map(|binding| binding.secret_ref.name.as_str());
         let app_id_key = self
@@ -91,12 +97,6 @@ impl Specification {
     pub(super) fn config_map_name(&self) -> Option<&str> {
         Some(self.ca_bundle.as_ref()?.config_map_ref.as_ref()?.name.as_str())
     }
-}
-
-/// How a provider is named in the indexes of Secrets and ConfigMaps.
-#[must_use]
-pub fn index_name(key: &ProviderKey) -> String {
-    format!("{:?}/{}/{}", key.kind, key.namespace, key.name)
 }
 
 pub(super) fn is_allowed(allowed: &AllowedNamespaces, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
