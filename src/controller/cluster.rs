@@ -304,17 +304,28 @@ pub async fn read_secret(client: &Client, namespace: &str, name: &str) -> Result
     Ok(Some((secret.metadata, data)))
 }
 
+/// Whether our finalizer stands on an object.
+#[must_use]
+pub fn holds_finalizer(metadata: &kube::api::ObjectMeta) -> bool {
+    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Where an object is read and written that has to be taken as it is.
+fn unread(client: &Client, subject: &Subject) -> Api<DynamicObject> {
+    let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(GROUP, "v1alpha1", subject.kind));
+    match subject.namespace.as_str() {
+        "" => Api::all_with(client.clone(), &resource),
+        namespace => Api::namespaced_with(client.clone(), namespace, &resource),
+    }
+}
+
 /// Says on an object that cannot be parsed that it cannot, and touches nothing else of it. Whether that is news.
 ///
 /// # Errors
 ///
 /// When the object has changed, or cannot be read or written.
 pub async fn report_unreadable(client: &Client, subject: &Subject, problem: &Problem, now: Timestamp) -> Result<bool, Abort> {
-    let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(GROUP, "v1alpha1", subject.kind));
-    let api: Api<DynamicObject> = match subject.namespace.as_str() {
-        "" => Api::all_with(client.clone(), &resource),
-        namespace => Api::namespaced_with(client.clone(), namespace, &resource),
-    };
+    let api = unread(client, subject);
     let object = api.get(&subject.name).await.map_err(Abort::of("reading an object that cannot be parsed"))?;
     let generation = object.metadata.generation.unwrap_or_default();
     let former = object.data.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -346,14 +357,11 @@ pub async fn report_unreadable(client: &Client, subject: &Subject, problem: &Pro
 ///
 /// When the object has changed, or cannot be read or written.
 pub async fn let_go_unread(client: &Client, subject: &Subject) -> Result<Option<String>, Abort> {
-    let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(GROUP, "v1alpha1", subject.kind));
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &subject.namespace, &resource);
+    let api = unread(client, subject);
     let found = api.get_opt(&subject.name).await.map_err(Abort::of("reading an object that cannot be parsed"))?;
     let is_due = |object: &DynamicObject| {
         let meta = &object.metadata;
-        meta.uid.as_deref() == Some(subject.uid.as_str())
-            && meta.deletion_timestamp.is_some()
-            && object.finalizers().contains(&FINALIZER.to_owned())
+        meta.uid.as_deref() == Some(subject.uid.as_str()) && meta.deletion_timestamp.is_some() && holds_finalizer(meta)
     };
     let Some(object) = found.filter(is_due) else { return Ok(None) };
     let is_readable = serde_json::to_value(&object).is_ok_and(|value| serde_json::from_value::<AppIdApplication>(value).is_ok());

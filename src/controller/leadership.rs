@@ -260,27 +260,19 @@ mod tests {
 
     use http::{Method, Request, Response, StatusCode};
     use kube::client::Body;
+    use stage::Dice;
 
     use super::*;
 
-    /// A small generator of numbers with a fixed seed: a failing run can be had again.
-    struct Dice(u64);
-
-    impl Dice {
-        fn roll(&mut self, sides: u64) -> u64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 33) % sides
-        }
-
-        /// Mostly quick, sometimes slow, and sometimes as long as a frozen process or a cut network takes.
-        fn delay(&mut self, is_calm: bool) -> Duration {
-            match self.roll(10) {
-                _ if is_calm => Duration::from_millis(self.roll(50)),
-                0 => Duration::from_millis(5_000 + self.roll(40_000)),
-                1 | 2 => Duration::from_millis(self.roll(6_000)),
-                _ => Duration::from_millis(self.roll(50)),
-            }
-        }
+    /// Mostly quick, sometimes slow, and sometimes as long as a frozen process or a cut network takes.
+    fn delay(dice: &mut Dice, is_calm: bool) -> Duration {
+        let milliseconds = match dice.roll(10) {
+            _ if is_calm => dice.roll(50),
+            0 => 5_000 + dice.roll(40_000),
+            1 | 2 => dice.roll(6_000),
+            _ => dice.roll(50),
+        };
+        Duration::from_millis(milliseconds as u64)
     }
 
     /// An API server that knows one Lease.
@@ -308,7 +300,7 @@ mod tests {
             let is_calm = self.is_calm.load(Ordering::SeqCst);
             let (before, after, is_lost) = {
                 let mut dice = self.dice.lock();
-                (dice.delay(is_calm), dice.delay(is_calm), !is_calm && dice.roll(20) == 0)
+                (delay(&mut dice, is_calm), delay(&mut dice, is_calm), !is_calm && dice.roll(20) == 0)
             };
             let (parts, body) = request.into_parts();
             let body = body.collect_bytes().await.expect("a body");
@@ -363,7 +355,7 @@ mod tests {
             let Some((lease, leadership)) = candidate.acquire(&CancellationToken::new()).await else { return };
             leaders.lock()[index] = Some(leadership.clone());
             let (lost, drained) = (CancellationToken::new(), CancellationToken::new());
-            let term = Duration::from_secs(20 + server.dice.lock().roll(200));
+            let term = Duration::from_secs(20 + server.dice.lock().roll(200) as u64);
             let resigns = drained.clone();
             let resignation = {
                 let (leaders, lost) = (leaders.clone(), lost.clone());

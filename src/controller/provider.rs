@@ -11,7 +11,7 @@ use super::{
     Context, Kind,
     cluster::{Abort, Subject},
     directory::{Connection, Service, Specification},
-    report::{Conditions, announcement_of_change, whole_seconds_from},
+    report::{Conditions, announcement_of_change, is_said, is_true, whole_seconds_from},
 };
 use crate::{
     api::{ClusterIdentityProvider, IdentityProvider, ProviderIdentity, ProviderStatus},
@@ -109,10 +109,13 @@ impl<P: ProviderObject> Kind for Providers<P> {
             .is_some_and(|version| version.uid == specification.uid && version.generation == specification.generation);
         let connection = context.directory.connection(&specification.key);
         // What keeps it from being used may be news: also of a provider that was read before any pass over it.
-        let is_said = connection.as_ref().err().is_none_or(|problem| says(&status, problem, specification.generation));
+        let is_told = connection
+            .as_ref()
+            .err()
+            .is_none_or(|problem| status.observed_generation == Some(specification.generation) && is_said(&status.conditions, problem));
         let waits = status.next_action_at.as_ref().is_none_or(|at| at.0 > now);
         let is_settled = is_loaded
-            && is_said
+            && is_told
             && waits
             && !context.memory.is_woken(&specification.uid)
             && !wants_probe(object, connection.as_ref().ok().map(Arc::as_ref));
@@ -175,8 +178,8 @@ impl<P: ProviderObject> Pass<P> {
             return Ok(former.next_action_at.map(|at| at.0));
         }
         let status = self.status(&former, now);
-        let was_ready = is_ready(&former);
-        let becomes_ready = is_ready(&status);
+        let was_ready = is_true(&former.conditions, "Ready");
+        let becomes_ready = is_true(&status.conditions, "Ready");
         let change = announcement_of_change(&former.conditions, &status.conditions);
         if status != former {
             let api = P::api(self.context.client.clone(), &self.subject.namespace);
@@ -272,14 +275,4 @@ impl<P: ProviderObject> Pass<P> {
         };
         (None, can_register)
     }
-}
-
-fn says(status: &ProviderStatus, problem: &Problem, generation: i64) -> bool {
-    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-    status.observed_generation == Some(generation)
-        && ready.is_some_and(|ready| ready.reason == problem.reason.as_str() && ready.message == problem.message)
-}
-
-fn is_ready(status: &ProviderStatus) -> bool {
-    status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

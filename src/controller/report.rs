@@ -49,7 +49,7 @@ impl<'a> Conditions<'a> {
             self.set("Ready", "True", Reason::Ready, Reason::Ready.advice());
             return self;
         };
-        let kept = self.former.iter().find(|former| former.type_ == "Ready").map_or("False", |former| former.status.as_str());
+        let kept = condition(self.former, "Ready").map_or("False", |former| former.status.as_str());
         let status = if problem.reason == Reason::Suspended { kept.to_owned() } else { "False".to_owned() };
         self.set("Ready", &status, problem.reason, &problem.message);
         match problem.reason.outlook() {
@@ -94,11 +94,28 @@ pub fn whole_seconds_from(time: Timestamp) -> Timestamp {
     if whole < time { Timestamp::from_second(time.as_second().saturating_add(1)).unwrap_or(whole) } else { whole }
 }
 
+/// What is said under a type of condition, if anything is.
+#[must_use]
+pub fn condition<'a>(list: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    list.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Whether the condition of a type stands and is true.
+#[must_use]
+pub fn is_true(list: &[Condition], type_: &str) -> bool {
+    condition(list, type_).is_some_and(|condition| condition.status == "True")
+}
+
+/// Whether `Ready` says a problem, word for word.
+#[must_use]
+pub fn is_said(list: &[Condition], problem: &Problem) -> bool {
+    condition(list, "Ready").is_some_and(|ready| ready.reason == problem.reason.as_str() && ready.message == problem.message)
+}
+
 /// The event that a change of `Ready` deserves: a new problem, or recovery from one.
 #[must_use]
 pub fn announcement_of_change(former: &[Condition], now: &[Condition]) -> Option<Announcement> {
-    let ready = |list: &[Condition]| list.iter().find(|condition| condition.type_ == "Ready").cloned();
-    let (before, after) = (ready(former), ready(now)?);
+    let (before, after) = (condition(former, "Ready"), condition(now, "Ready")?);
     let quiet = [Reason::InProgress, Reason::Deleting, Reason::Suspended].map(Reason::as_str);
     let had_problem = before.as_ref().is_some_and(|before| before.status != "True" && !quiet.contains(&before.reason.as_str()));
     if after.status == "True" {
@@ -113,7 +130,7 @@ pub fn announcement_of_change(former: &[Condition], now: &[Condition]) -> Option
         return None;
     }
     let reason = Reason::ALL.iter().find(|reason| reason.as_str() == after.reason).copied()?;
-    Some(Announcement { reason, note: after.message, is_warning: true })
+    Some(Announcement { reason, note: after.message.clone(), is_warning: true })
 }
 
 #[cfg(test)]

@@ -30,11 +30,12 @@ use super::{
     leadership::{Candidate, Leadership},
     provider::{ProviderObject, Providers},
     reconcile,
+    report::is_true,
     versions::{Key, Namer, Versions, View},
     watch::{Change, Feed, METADATA_PAGE, follow},
 };
 use crate::{
-    api::{AppIdApplication, ClusterIdentityProvider, FINALIZER, IdentityProvider},
+    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider},
     metrics::Metrics,
     plan::Problem,
     reasons::Reason,
@@ -383,7 +384,7 @@ fn on_unreadable(context: &Arc<Context>, kind: &'static str) -> impl Fn(InvalidO
         );
         let subject = Subject::of_metadata(kind, &object.metadata);
         let context = context.clone();
-        if let Some(asked) = object.metadata.deletion_timestamp.as_ref().filter(|_| object.finalizers().iter().any(|f| f == FINALIZER)) {
+        if let Some(asked) = object.metadata.deletion_timestamp.as_ref().filter(|_| cluster::holds_finalizer(&object.metadata)) {
             tokio::spawn(let_go_unread(context.clone(), subject.clone(), asked.0));
         }
         tokio::spawn(async move {
@@ -473,24 +474,33 @@ async fn count_objects(
     loop {
         ticks.tick().await;
         context.metrics.set_paused(context.directory.paused());
-        let ready = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
-            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        };
         let tally = |kind, states: Vec<bool>| {
             let yes = states.iter().filter(|is_ready| **is_ready).count();
             context.metrics.set_objects(kind, yes, states.len() - yes);
         };
         tally(
             "AppIdApplication",
-            applications.state().iter().map(|object| object.status.as_ref().is_some_and(|status| ready(&status.conditions))).collect(),
+            applications
+                .state()
+                .iter()
+                .map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready")))
+                .collect(),
         );
         tally(
             "IdentityProvider",
-            providers.state().iter().map(|object| object.status.as_ref().is_some_and(|status| ready(&status.conditions))).collect(),
+            providers
+                .state()
+                .iter()
+                .map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready")))
+                .collect(),
         );
         tally(
             "ClusterIdentityProvider",
-            cluster_providers.state().iter().map(|object| object.status.as_ref().is_some_and(|status| ready(&status.conditions))).collect(),
+            cluster_providers
+                .state()
+                .iter()
+                .map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready")))
+                .collect(),
         );
     }
 }

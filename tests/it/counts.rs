@@ -82,19 +82,10 @@ async fn stage_with_provider(prefix: &str, options: OperatorOptions) -> (Stage, 
     let ledger = Ledger::open(&stage).await;
     stage.provider().await;
     let operator = stage.operator_with(options).await;
-    provider_is_ready(&stage).await;
+    stage.provider_ready().await;
     // A write is seen before the audit log has it.
     eventually("the provider's status is in the audit log", async || ledger.writes() == ["patch identityproviders/status"]).await;
     (stage, operator)
-}
-
-async fn provider_is_ready(stage: &Stage) {
-    stage
-        .provider_where(PROVIDER, "is ready", |object| {
-            let conditions = object.status.iter().flat_map(|status| &status.conditions);
-            conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        })
-        .await;
 }
 
 /// Waits for the event, which is the last thing a creation writes.
@@ -171,8 +162,8 @@ async fn fifty_applications_at_once_cost_fifty_times_as_much_and_share_the_rest(
     stage.control.set_settings(&unlimited).await.expect("the simulator answers");
     stage.provider().await;
     let ledger = Ledger::open(&stage).await;
-    // Who writes the list takes as long as it would: meanwhile others come to wait for their turn, and share the next one.
-    let slow = Action::Delay { when: When::BeforeCommit, milliseconds: 50 };
+    // Who writes the list takes longer than the others need to come and wait for their turn, also on a busy machine: they share the next one.
+    let slow = Action::Delay { when: When::BeforeCommit, milliseconds: 250 };
     stage.control.inject(&Rule::every("app_id.redirect_uris.set", slow)).await.expect("the fault is taken");
     // They are all there before the operator is: nothing is spread by the speed of this test.
     for index in 0..OBJECTS {
@@ -205,8 +196,8 @@ async fn fifty_applications_at_once_cost_fifty_times_as_much_and_share_the_rest(
         assert_eq!(count(operation), OBJECTS, "{operation}");
     }
     let (batches, lists) = (count("app_id.redirect_uris.set"), count("app_id.redirect_uris.get"));
-    // A turn is shared by whoever waits for it; how many that are is up to the speed of everything else.
-    assert!(batches < OBJECTS, "{batches} batches of redirect URIs");
+    // A turn is shared by whoever waits for it, and at most eight passes of a tenant run at once.
+    assert!(batches <= OBJECTS * 4 / 5, "{batches} batches of redirect URIs");
     assert!(lists <= 2 * batches + 2, "{lists} readings of the redirect URIs for {batches} batches");
     // The probe of the provider: a list, and a look whether we may write.
     assert_eq!((count("app_id.applications.list"), count("app_id.scopes.get")), (1, 1));

@@ -13,7 +13,7 @@ use kube::{
     api::{DeleteParams, ListParams, PropagationPolicy},
 };
 use serde_json::{Map, Value, json};
-use stage::{OperatorOptions, Stage, TENANT, condition, eventually};
+use stage::{Dice, OperatorOptions, Stage, TENANT, condition, eventually, eventually_within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Long enough to see that something does not happen: a pass takes a few milliseconds.
@@ -333,22 +333,6 @@ async fn all_ready(stage: &Stage, namespaces: &[String]) -> Vec<String> {
     ids
 }
 
-/// A small generator of numbers with a fixed seed: a failing order can be had again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % sides.max(1)
-    }
-
-    fn shuffle<T>(&mut self, list: &mut [T]) {
-        for last in (1..list.len()).rev() {
-            list.swap(last, self.roll(last + 1));
-        }
-    }
-}
-
 async fn delete_namespaces(stage: &Stage, namespaces: &[String], dice: &mut Dice) {
     let mut order = namespaces.to_vec();
     dice.shuffle(&mut order);
@@ -377,13 +361,14 @@ async fn delete_namespaces(stage: &Stage, namespaces: &[String], dice: &mut Dice
 const OUR_PART: Duration = Duration::from_secs(45);
 /// Kubernetes' part as well: it looks at a few namespaces at a time, and at each that was not empty every eight seconds.
 const ALL_OF_IT: Duration = Duration::from_secs(240);
+/// Lists of a whole cluster cost the API server something.
+const LISTED_EVERY: Duration = Duration::from_millis(250);
 
 async fn namespaces_gone(stage: &Stage, namespaces: &[String]) {
-    let begun = Instant::now();
     let mut told: HashMap<String, Instant> = HashMap::new();
     let applications = Api::<AppIdApplication>::all(stage.client.clone());
     let all_namespaces = Api::<Namespace>::all(stage.client.clone());
-    loop {
+    eventually_within(ALL_OF_IT, LISTED_EVERY, "objects and namespaces are gone", async || {
         let objects = applications.list_metadata(&ListParams::default()).await.expect("listed").items;
         let ours: Vec<_> = objects.iter().filter(|object| object.namespace().is_some_and(|home| namespaces.contains(&home))).collect();
         for object in ours.iter().filter(|object| object.metadata.deletion_timestamp.is_some()) {
@@ -391,12 +376,9 @@ async fn namespaces_gone(stage: &Stage, namespaces: &[String]) {
             assert!(since.elapsed() < OUR_PART, "{:?}/{} holds up its namespace", object.namespace(), object.name_any());
         }
         let left = all_namespaces.list_metadata(&ListParams::default()).await.expect("listed").items;
-        if ours.is_empty() && !left.iter().any(|namespace| namespaces.contains(&namespace.name_any())) {
-            return;
-        }
-        assert!(begun.elapsed() < ALL_OF_IT, "{} objects are still there", ours.len());
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
+        ours.is_empty() && !left.iter().any(|namespace| namespaces.contains(&namespace.name_any()))
+    })
+    .await;
 }
 
 async fn namespaces_deleted_in_order(seed: u64) {

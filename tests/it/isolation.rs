@@ -6,7 +6,7 @@ use cloud_identity_operator::api::AppIdApplication;
 use futures::future::join_all;
 use identity_simulator::{AccessRole, Action, CallWait, KeySeed, Rule, When, switches::RetryAfter};
 use serde_json::json;
-use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, provider_condition, seed, status_written_at};
+use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, seed, status_written_at};
 
 const OTHER_TENANT: &str = "22222222-3333-4444-8555-666666666666";
 const SLOW_TENANT: &str = "33333333-4444-4555-8666-777777777777";
@@ -22,10 +22,6 @@ async fn another_tenant(stage: &Stage, tenant: &str, name: &str) {
     stage.apply(&document).await.expect("the provider is accepted");
 }
 
-async fn provider_is_ready(stage: &Stage, name: &str) {
-    stage.provider_where(name, "is ready", |object| provider_condition(object, "Ready") == Some(("True", "Ready"))).await;
-}
-
 /// Promise 9: a tenant that never answers and one that answers late delay only their own objects.
 /// Traps: T29.
 #[tokio::test]
@@ -34,8 +30,8 @@ async fn a_hanging_and_a_slow_tenant_delay_no_other_tenants_objects() {
     let _operator = stage.operator().await;
     another_tenant(&stage, OTHER_TENANT, "other").await;
     another_tenant(&stage, SLOW_TENANT, "slow").await;
-    provider_is_ready(&stage, "other").await;
-    provider_is_ready(&stage, "slow").await;
+    stage.ready_provider("other").await;
+    stage.ready_provider("slow").await;
     // How long it takes here and now when nothing hangs: the machine may be busy with other tests.
     let alone = ten_become_ready(&stage, "before").await;
     stage.control.inject(&Rule::every("app_id", Action::Hang { when: When::BeforeCommit }).tenant(TENANT)).await.expect("accepted");
@@ -71,7 +67,7 @@ async fn a_changed_credential_is_used_within_three_seconds() {
     let stage = Stage::new("changed").await;
     let _operator = stage.operator().await;
     stage.provider().await;
-    provider_is_ready(&stage, PROVIDER).await;
+    stage.provider_ready().await;
     let new =
         KeySeed { value: "cafec0de-the-next-key".into(), access: [(TENANT.to_owned(), AccessRole::Writer)].into(), ..KeySeed::default() };
     stage.control.add_key(&new).await.expect("the key is made");
@@ -85,7 +81,7 @@ async fn a_changed_credential_is_used_within_three_seconds() {
         let gap = used.duration_since(changed).as_secs_f64();
         assert!(gap <= 3.0, "it took {gap} s");
     }
-    provider_is_ready(&stage, PROVIDER).await;
+    stage.provider_ready().await;
 }
 
 async fn ten_become_ready(stage: &Stage, prefix: &str) -> Duration {
@@ -143,7 +139,7 @@ async fn a_rate_limit_pauses_the_whole_tenant() {
     let stage = Stage::new("limited").await;
     let _operator = stage.operator().await;
     stage.provider().await;
-    provider_is_ready(&stage, PROVIDER).await;
+    stage.provider_ready().await;
     let headers = [("Retry-After".to_owned(), "6".to_owned())].into();
     let limited = Action::Answer { when: When::BeforeCommit, status: 429, headers, body: String::new() };
     let fault = stage.control.inject(&Rule::next("app_id.applications.create", limited)).await.expect("accepted");
@@ -202,7 +198,7 @@ async fn a_failing_object_is_tried_at_growing_intervals_and_at_once_when_it_chan
     let chronicle = stage.chronicle().await;
     let _operator = stage.operator().await;
     stage.provider().await;
-    provider_is_ready(&stage, PROVIDER).await;
+    stage.provider_ready().await;
     stage.application("storefront", json!({})).await;
     stage.ready("storefront").await;
     let headers = [].into();
@@ -238,7 +234,7 @@ async fn fifty_applications_share_one_token_and_cost_the_same_each() {
     let stage = Stage::new("fifty").await;
     let _operator = stage.operator().await;
     stage.provider().await;
-    provider_is_ready(&stage, PROVIDER).await;
+    stage.provider_ready().await;
     // The budget of the stage's provider is above the service's limit: here every call counts, and none is to be refused.
     let settings = stage.control.settings().await.expect("the simulator answers");
     let unlimited = identity_simulator::Settings { management_calls_per_second: 0, authorization_calls_per_second: 0, ..settings };

@@ -21,7 +21,7 @@ async fn intercepted(prefix: &str) -> (Stage, Interceptor, Operator) {
     let stage = Stage::new(prefix).await;
     stage.provider().await;
     let (interceptor, operator) = behind_an_interceptor(&stage).await;
-    provider_is_ready(&stage, PROVIDER).await;
+    stage.provider_ready().await;
     (stage, interceptor, operator)
 }
 
@@ -32,11 +32,6 @@ async fn behind_an_interceptor(stage: &Stage) -> (Interceptor, Operator) {
     let options = OperatorOptions::default().watching(&stage.namespace);
     let binary = stage::operator_binary().expect("the operator is built");
     (interceptor, Operator::start(&binary, &path, &options).await.expect("the operator starts"))
-}
-
-async fn provider_is_ready(stage: &Stage, name: &str) {
-    let is_ready = |provider: &_| stage::provider_condition(provider, "Ready").is_some_and(|(status, _)| status == "True");
-    stage.provider_where(name, "is ready", is_ready).await;
 }
 
 /// A write of an object's status.
@@ -54,18 +49,19 @@ async fn legacy(stage: &Stage) -> identity_simulator::Application {
     stage.control.add_application(TENANT, &seed).await.expect("the application is made")
 }
 
-/// Writes what the API server takes and nobody can read: a time with an offset of a hundred hours.
-async fn break_status(stage: &Stage, name: &str) -> Api<DynamicObject> {
+/// Applications as they are, also when nobody can read them.
+fn unread(stage: &Stage) -> Api<DynamicObject> {
     let resource = ApiResource::erase::<cloud_identity_operator::api::AppIdApplication>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(stage.client.clone(), &stage.namespace, &resource);
-    let parameters = PatchParams { field_manager: Some("user".into()), ..PatchParams::default() };
-    let status = Patch::Merge(json!({ "status": { "missingSince": "2026-11-28T01:00:00+99:99" } }));
-    api.patch_status(name, &parameters, &status).await.expect("the API server takes it");
-    api
+    Api::namespaced_with(stage.client.clone(), &stage.namespace, &resource)
 }
 
-async fn redirect_uris(stage: &Stage) -> serde_json::Value {
-    stage.control.redirect_uris(TENANT).await.expect("the simulator answers")["redirectUris"].clone()
+/// What the API server takes and nobody can read: a time with an offset of a hundred hours.
+const UNREADABLE: &str = "2026-11-28T01:00:00+99:99";
+
+async fn write_missing_since(api: &Api<DynamicObject>, name: &str, time: &str) {
+    let parameters = PatchParams { field_manager: Some("user".into()), ..PatchParams::default() };
+    let status = Patch::Merge(json!({ "status": { "missingSince": time } }));
+    api.patch_status(name, &parameters, &status).await.expect("the API server takes it");
 }
 
 async fn hold_next(stage: &Stage, fault: Fault) -> u64 {
@@ -129,9 +125,9 @@ async fn what_a_provider_names_is_noticed_also_while_it_is_read_for_the_first_ti
     // The watch tells of one after the other: when the second has come, so has the first.
     stage.apply(&ca("second-ca")).await.expect("the ConfigMap is accepted");
     stage.apply(&naming("second", "second-ca")).await.expect("the provider is accepted");
-    provider_is_ready(&stage, "second").await;
+    stage.ready_provider("second").await;
     interceptor.release(reading);
-    provider_is_ready(&stage, "first").await;
+    stage.ready_provider("first").await;
 }
 
 /// Promise 5. The API server fails the reading that a changed key asks for: the change must not be forgotten with it.
@@ -225,7 +221,7 @@ async fn a_finalizer_that_was_taken_away_comes_back_and_does_its_work() {
         })
         .await;
     stage.delete("storefront").await;
-    assert_eq!((stage.registered().await.len(), redirect_uris(&stage).await), (0, json!([])));
+    assert_eq!((stage.registered().await.len(), stage.redirect_uris().await), (0, Vec::<String>::new()));
 }
 
 /// Promise 1. One object is deleted while another that lists the same entry is created, as when a release is renamed.
@@ -249,7 +245,7 @@ async fn a_redirect_uri_that_is_listed_anew_during_a_deletion_has_an_owner_after
         })
         .await;
     stage.delete("new").await;
-    assert_eq!(redirect_uris(&stage).await, json!([]));
+    assert_eq!(stage.redirect_uris().await, Vec::<String>::new());
 }
 
 /// Promise 4. An annotation can be written by anybody.
@@ -263,7 +259,7 @@ async fn an_object_that_never_got_to_the_tenant_inherits_no_redirect_uri() {
     stage.apply(&document).await.expect("the object is accepted");
     stage.reason("forged", "ProviderNotFound").await;
     stage.delete("owner").await;
-    assert_eq!(redirect_uris(&stage).await, json!([]));
+    assert_eq!(stage.redirect_uris().await, Vec::<String>::new());
 }
 
 /// Promise 10. What woke an object is not forgotten with a pass that was cut short.
@@ -329,7 +325,7 @@ async fn another_providers_bad_key_fails_nobody_elses_redirect_uris() {
     let mut document = stage.provider_document("bad");
     document["spec"]["appId"]["iam"]["apiKey"]["secretRef"]["name"] = json!("bad-key");
     stage.apply(&document).await.expect("the provider is accepted");
-    provider_is_ready(&stage, "bad").await;
+    stage.ready_provider("bad").await;
     for (name, provider) in [("bad", "bad"), ("good", PROVIDER), ("other", PROVIDER)] {
         stage.application(name, json!({ "providerRef": { "name": provider } })).await;
         stage.ready(name).await;
@@ -429,8 +425,8 @@ async fn the_list_of_redirect_uris_is_fresh_when_it_is_written_however_long_the_
     stage.control.set_redirect_uris(TENANT, &list).await.expect("the list is edited");
     stage.control.release(slow).await.expect("the simulator answers");
     stage.ready("a").await;
-    let both = json!(["https://person.example.com/callback", "https://a.example.com/callback"]);
-    eventually("both entries are in the list", async || redirect_uris(&stage).await == both).await;
+    let both = ["https://person.example.com/callback", "https://a.example.com/callback"];
+    eventually("both entries are in the list", async || stage.redirect_uris().await == both).await;
 }
 
 /// Promises 2 and 10. The object fails for another reason, and its next attempt is minutes away.
@@ -472,14 +468,8 @@ async fn an_object_that_cannot_be_read_says_so_and_holds_up_nobody() {
     let (stage, _interceptor, _operator) = intercepted("promises").await;
     stage.application("broken", json!({})).await;
     let id = stage.ready("broken").await.status.and_then(|status| status.client_id);
-    let status = |time: &str| Patch::Merge(json!({ "status": { "missingSince": time } }));
-    let api: Api<DynamicObject> = Api::namespaced_with(
-        stage.client.clone(),
-        &stage.namespace,
-        &ApiResource::erase::<cloud_identity_operator::api::AppIdApplication>(&()),
-    );
-    let parameters = PatchParams { field_manager: Some("user".into()), ..PatchParams::default() };
-    api.patch_status("broken", &parameters, &status("2026-11-28T01:00:00+99:99")).await.expect("the API server takes it");
+    let api = unread(&stage);
+    write_missing_since(&api, "broken", UNREADABLE).await;
     let mut said = json!(null);
     eventually("the object says that it cannot be read", async || {
         let object = api.get("broken").await.expect("the API server answers");
@@ -492,7 +482,7 @@ async fn an_object_that_cannot_be_read_says_so_and_holds_up_nobody() {
     stage.application("other", json!({})).await;
     stage.ready("other").await;
     stage.event("broken", "InvalidSpec").await;
-    api.patch_status("broken", &parameters, &status("2026-11-28T01:00:00Z")).await.expect("the API server takes it");
+    write_missing_since(&api, "broken", "2026-11-28T01:00:00Z").await;
     let mended = stage.ready("broken").await;
     assert_eq!(mended.status.and_then(|status| status.client_id), id);
 }
@@ -502,13 +492,15 @@ async fn an_object_that_cannot_be_read_says_so_and_holds_up_nobody() {
 async fn an_object_that_cannot_be_read_is_let_go_when_its_budget_is_used_up_and_its_registration_is_named() {
     let stage = Stage::new("promises").await;
     stage.provider().await;
-    let operator = stage.operator_with(OperatorOptions { deletion_budget: "3s".into(), ..OperatorOptions::default() }).await;
+    let impatient = || OperatorOptions { deletion_budget: "3s".into(), ..OperatorOptions::default() };
+    let operator = stage.operator_with(impatient()).await;
     stage.application("broken", json!({})).await;
     let id = stage.ready("broken").await.status.and_then(|status| status.client_id).expect("registered");
     drop(operator.kill().await);
-    let objects = break_status(&stage, "broken").await;
+    let objects = unread(&stage);
+    write_missing_since(&objects, "broken", UNREADABLE).await;
     objects.delete("broken", &DeleteParams::default()).await.expect("the deletion is accepted");
-    let _operator = stage.operator_with(OperatorOptions { deletion_budget: "3s".into(), ..OperatorOptions::default() }).await;
+    let _operator = stage.operator_with(impatient()).await;
     eventually("the object is gone", async || objects.get_opt("broken").await.expect("the API server answers").is_none()).await;
     assert!(stage.event("broken", "Orphaned").await.contains(&id));
     assert_eq!(stage.registered().await.len(), 1, "what it was could not be read");

@@ -7,6 +7,7 @@
 //! parallel on one control plane.
 
 mod chronicle;
+mod dice;
 mod forbidden;
 pub mod interceptor;
 mod kubectl;
@@ -28,12 +29,13 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub use chronicle::{Chronicle, status_written_at};
+pub use dice::Dice;
 pub use forbidden::Forbidden;
 pub use interceptor::{Effect, Interceptor, Seen};
 pub use kubectl::{Said, documents, run};
 pub use look::SecretWatch;
 pub use operator::{Operator, OperatorOptions};
-pub use wait::{PATIENCE, eventually};
+pub use wait::{PATIENCE, eventually, eventually_within};
 
 /// Namespace of the chart's release.
 pub const SYSTEM: &str = "cloud-identity-system";
@@ -379,6 +381,15 @@ impl Stage {
     /// When it is not in time; with the object as it is then.
     pub async fn provider_where(&self, name: &str, what: &str, is: impl Fn(&IdentityProvider) -> bool) -> IdentityProvider {
         wait::object(self.providers(), name, what, is).await
+    }
+
+    /// Waits until a provider is ready.
+    ///
+    /// # Panics
+    ///
+    /// When it is not in time; with the object as it is then.
+    pub async fn ready_provider(&self, name: &str) -> IdentityProvider {
+        self.provider_where(name, "is ready", |provider| provider_condition(provider, "Ready") == Some(("True", "Ready"))).await
     }
 
     /// Deletes an application and waits until it is gone.

@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{SERVICE_ACCOUNT, SYSTEM, Stage, TENANT, eventually};
+use crate::{PROVIDER, SERVICE_ACCOUNT, SYSTEM, Stage, TENANT, eventually};
 
 /// What became of one Secret name since the watch began.
 pub struct SecretWatch {
@@ -186,10 +186,6 @@ impl Stage {
 
     /// Waits until the provider of the stage works.
     pub async fn provider_ready(&self) {
-        self.provider_where(crate::PROVIDER, "is ready", |provider| {
-            let conditions = provider.status.iter().flat_map(|status| &status.conditions);
-            conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        })
-        .await;
+        self.ready_provider(PROVIDER).await;
     }
 }

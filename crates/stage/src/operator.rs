@@ -151,9 +151,27 @@ impl Operator {
     /// When the process has ended.
     #[must_use]
     pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the operator runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or_default() * 1024
+        self.kibibytes("status", "VmHWM:") * 1024
+    }
+
+    /// The memory that it has now, in bytes; what it shares with other processes counts by its share (`Pss`).
+    ///
+    /// # Panics
+    ///
+    /// When the process has ended.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.kibibytes("smaps_rollup", "Pss:") * 1024
+    }
+
+    fn kibibytes(&self, file: &str, name: &str) -> u64 {
+        let text = self.kernel_says(file);
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").trim().parse().unwrap_or_default()
+    }
+
+    fn kernel_says(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).expect("the operator runs")
     }
 
     /// How long it has kept a processor busy so far: what others do meanwhile does not count.
@@ -163,7 +181,7 @@ impl Operator {
     /// When the process has ended.
     #[must_use]
     pub fn processor_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the operator runs");
+        let stat = self.kernel_says("stat");
         // After the name in parentheses; user and system time, in ticks of 10 ms (`USER_HZ`).
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
         Duration::from_millis(fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap_or_default() * 10).sum())

@@ -17,11 +17,20 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// # Panics
 ///
 /// When it is not in [`PATIENCE`].
-pub async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let until = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually(what: &str, is: impl AsyncFnMut() -> bool) {
+    eventually_within(PATIENCE, Duration::from_millis(25), what, is).await;
+}
+
+/// The same with another patience, for what is up to others, and another pause between two questions, for those that cost something.
+///
+/// # Panics
+///
+/// When it is not in `patience`.
+pub async fn eventually_within(patience: Duration, pause: Duration, what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let until = tokio::time::Instant::now() + patience;
     while !is().await {
-        assert!(tokio::time::Instant::now() < until, "after {} s it is still not so that {what}", PATIENCE.as_secs());
-        tokio::time::sleep(Duration::from_millis(25)).await;
+        assert!(tokio::time::Instant::now() < until, "after {} s it is still not so that {what}", patience.as_secs());
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -12,7 +12,7 @@ use super::super::{
     Context,
     cluster::{self, Abort, Announcement, SecretContent, Subject},
 };
-use super::{KIND, Pass, survey::Survey};
+use super::{KIND, Pass, spec::was_published, survey::Survey};
 use crate::{
     api::{AppIdApplication, FIELD_MANAGER, ObjectVersion, mark},
     model::{Application, ApplicationKind, ClientId, Failure, SecretText, TenantIdentity},
@@ -38,13 +38,8 @@ pub(super) async fn look_at_secret(
 ) -> Result<(SecretView, Option<ObjectVersion>), Abort> {
     let triggers = &survey.triggers;
     // A pass that ended early has observed the spec, but not yet written the Secret that it asks for.
-    let was_right = object
-        .status
-        .iter()
-        .flat_map(|status| &status.conditions)
-        .any(|condition| condition.type_ == "SecretPublished" && condition.status == "True");
     let unchanged = !triggers.secret_changed && !triggers.spec_changed && !triggers.provider_changed;
-    if unchanged && was_right && survey.stored_secret.is_some() {
+    if unchanged && was_published(object) && survey.stored_secret.is_some() {
         return Ok((survey.own_secret(true), survey.stored_secret.clone()));
     }
     let was_ours = survey.stored_secret.is_some();

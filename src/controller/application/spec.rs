@@ -1,14 +1,17 @@
 //! What an object says: its spec and its status, in the words of the rules.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::super::{
     claims::{Claim as ClaimOf, Claimant, ProviderKey},
+    cluster::holds_finalizer,
     directory::recorded_tenant,
+    report::{condition, is_said, is_true},
 };
 use super::KIND;
 use crate::{
-    api::{AppIdApplication, AppIdApplicationStatus, ApplicationType, DeletionPolicy, FINALIZER, Layout as SpecLayout, mark},
+    api::{AppIdApplication, AppIdApplicationStatus, ApplicationType, DeletionPolicy, Layout as SpecLayout, mark},
     model::{ApplicationKind, ClientId, Desired, TenantIdentity},
     plan::{
         Problem,
@@ -59,7 +62,7 @@ pub(super) fn urgency(object: &AppIdApplication) -> Urgency {
 }
 
 pub(super) fn standing_claim(object: &AppIdApplication) -> Claim {
-    match (object.finalizers().iter().any(|finalizer| finalizer == FINALIZER), recorded_tenant(object.annotations())) {
+    match (holds_finalizer(&object.metadata), recorded_tenant(object.annotations())) {
         (true, Some(_)) => Claim::Before,
         (true, None) => Claim::Unmarked,
         (false, _) => Claim::Absent,
@@ -166,15 +169,20 @@ pub(super) fn flaw(object: &AppIdApplication, shape: &Shape) -> Option<Problem> 
     layout::flaw(shape)
 }
 
+fn conditions(object: &AppIdApplication) -> &[Condition] {
+    object.status.as_ref().map_or(&[], |status| &status.conditions)
+}
+
 pub(super) fn is_reported(object: &AppIdApplication, problem: &Problem) -> bool {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    conditions
-        .into_iter()
-        .any(|condition| condition.type_ == "Ready" && condition.reason == problem.reason.as_str() && condition.message == problem.message)
+    is_said(conditions(object), problem)
+}
+
+/// Whether the Secret was right when it was last written about.
+pub(super) fn was_published(object: &AppIdApplication) -> bool {
+    is_true(conditions(object), "SecretPublished")
 }
 
 /// Whether the token endpoint did not take what was published.
 pub(super) fn was_refused(object: &AppIdApplication) -> bool {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| condition.type_ == "Verified" && condition.reason == Reason::InvalidClient.as_str())
+    condition(conditions(object), "Verified").is_some_and(|verified| verified.reason == Reason::InvalidClient.as_str())
 }

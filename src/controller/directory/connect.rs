@@ -17,7 +17,7 @@ use super::{
         cluster::{self, Abort},
         versions::Versions,
     },
-    Bundle, Connection, Directory, PASSES, Service, Specification,
+    Bundle, Connection, Directory, Service, Specification,
 };
 use crate::{
     api::{AppIdProvider, IamProvider, ObjectVersion},
@@ -31,6 +31,10 @@ use crate::{
     },
     reasons::Reason,
 };
+
+/// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
+/// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
+const PASSES: Budget = Budget { requests_per_second: 100_000, concurrency: 8 };
 
 /// A Secret that a provider names, as it was last read.
 #[derive(Clone)]

@@ -3,13 +3,13 @@
 //! The last connection that led to a tenant stays in memory while an object uses the provider, so that a deletion can
 //! still reach the service when provider and credential went first.
 
+mod connect;
+mod specification;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
 };
-
-mod connect;
-mod specification;
 
 use kube::Client;
 use parking_lot::Mutex;
@@ -93,10 +93,6 @@ struct Shared {
     admissions: HashMap<(String, String), Weak<Gate>>,
     iams: HashMap<[u8; 32], Weak<Iam>>,
 }
-
-/// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
-/// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
-const PASSES: Budget = Budget { requests_per_second: 100_000, concurrency: 8 };
 
 impl Directory {
     /// An empty directory. Cluster providers, where they may be read, read their Secrets in `namespace`.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use kube::ResourceExt;
+use kube::api::ObjectMeta;
 
 use super::super::{claims::ProviderKey, versions::Namer};
 use crate::{
     api::{
-        AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClusterIdentityProvider, IamProvider, IdentityProvider,
-        NamespacesFrom, Permits as PermitsSpec, ProviderKind, mark,
+        AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClusterIdentityProvider, ClusterIdentityProviderSpec,
+        IamProvider, IdentityProvider, IdentityProviderSpec, NamespacesFrom, Permits as PermitsSpec, ProviderKind, ProviderStatus, mark,
     },
     model::TenantIdentity,
     plan::permit::Permits,
@@ -38,40 +38,37 @@ impl Specification {
     /// The specification of an `IdentityProvider`.
     #[must_use]
     pub fn of_provider(object: &IdentityProvider) -> Self {
-        let spec = object.spec.clone();
-        Self {
-            key: ProviderKey {
-                kind: ProviderKind::IdentityProvider,
-                namespace: object.namespace().unwrap_or_default(),
-                name: object.name_any(),
-            },
-            uid: object.uid().unwrap_or_default(),
-            generation: object.metadata.generation.unwrap_or_default(),
-            has_worked: object.status.as_ref().is_some_and(|status| status.identity.is_some()),
-            has_failed: object.status.as_ref().is_some_and(|status| status.failures.is_some()),
-            app_id: spec.app_id,
-            iam: spec.iam,
-            ca_bundle: spec.tls.map(|tls| tls.ca_bundle),
-            budget: spec.budget,
-            access: None,
-        }
+        let IdentityProviderSpec { app_id, iam, tls, budget } = object.spec.clone();
+        let ca_bundle = tls.map(|tls| tls.ca_bundle);
+        Self { app_id, iam, ca_bundle, budget, ..Self::bare(ProviderKind::IdentityProvider, &object.metadata, object.status.as_ref()) }
     }
 
     /// The specification of a `ClusterIdentityProvider`.
     #[must_use]
     pub fn of_cluster_provider(object: &ClusterIdentityProvider) -> Self {
-        let spec = object.spec.clone();
+        let ClusterIdentityProviderSpec { app_id, iam, tls, budget, allowed_namespaces, permits } = object.spec.clone();
+        let (ca_bundle, access) = (tls.map(|tls| tls.ca_bundle), Some((allowed_namespaces, permits)));
+        let bare = Self::bare(ProviderKind::ClusterIdentityProvider, &object.metadata, object.status.as_ref());
+        Self { app_id, iam, ca_bundle, budget, access, ..bare }
+    }
+
+    /// Which it is and what was found of it, without what it specifies.
+    fn bare(kind: ProviderKind, metadata: &ObjectMeta, status: Option<&ProviderStatus>) -> Self {
         Self {
-            key: ProviderKey { kind: ProviderKind::ClusterIdentityProvider, namespace: String::new(), name: object.name_any() },
-            uid: object.uid().unwrap_or_default(),
-            generation: object.metadata.generation.unwrap_or_default(),
-            has_worked: object.status.as_ref().is_some_and(|status| status.identity.is_some()),
-            has_failed: object.status.as_ref().is_some_and(|status| status.failures.is_some()),
-            app_id: spec.app_id,
-            iam: spec.iam,
-            ca_bundle: spec.tls.map(|tls| tls.ca_bundle),
-            budget: spec.budget,
-            access: Some((spec.allowed_namespaces, spec.permits)),
+            key: ProviderKey {
+                kind,
+                namespace: metadata.namespace.clone().unwrap_or_default(),
+                name: metadata.name.clone().unwrap_or_default(),
+            },
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            has_worked: status.is_some_and(|status| status.identity.is_some()),
+            has_failed: status.is_some_and(|status| status.failures.is_some()),
+            app_id: None,
+            iam: None,
+            ca_bundle: None,
+            budget: None,
+            access: None,
         }
     }
 

@@ -62,9 +62,9 @@ fn leave(world: &World, deleting: &Deleting) -> Step {
 fn retain_step(world: &World, deleting: &Deleting, now: Timestamp) -> Option<Step> {
     // As recorded, or as our own Secret names it while nothing is recorded yet.
     let id = match (&world.recorded.client_id, &world.secret) {
-        (Some(id), _) | (None, SecretView::Ours { client_id: Some(id), .. }) => id,
-        // Let go by a pass that was cut short then: it names what is kept.
-        (None, SecretView::Leftover { client_id: Some(id), .. }) => id,
+        (Some(id), _) => id,
+        // The second was let go by a pass that was cut short then: it names what is kept.
+        (None, SecretView::Ours { client_id: Some(id), .. } | SecretView::Leftover { client_id: Some(id), .. }) => id,
         // Nothing was published that could be kept: what was begun is taken back.
         _ => return delete_step(world, now),
     };

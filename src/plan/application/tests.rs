@@ -414,6 +414,18 @@ impl Site {
         panic!("it does not settle: {self:#?}");
     }
 
+    /// Pass after pass, each disturbed, with so many seconds behind it.
+    fn live(&mut self, story: Vec<(Disturbance, i64)>) {
+        for (disturbance, pause) in story {
+            self.pass(disturbance);
+            self.wait(pause);
+        }
+    }
+
+    fn wait(&mut self, seconds: i64) {
+        self.now = later(self.now, Duration::from_secs(u64::try_from(seconds).expect("not negative")));
+    }
+
     /// The object is deleted; the deletion goes on until the object is let go, and whatever is still on its way arrives.
     fn end(&mut self, disturbances: Vec<(Disturbance, i64)>) {
         self.deleted = true;
@@ -421,7 +433,7 @@ impl Site {
             if self.finalizer {
                 self.pass(disturbance);
             }
-            self.now = later(self.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
+            self.wait(pause);
         }
         for _ in 0..40 {
             if !self.finalizer {
@@ -492,10 +504,7 @@ proptest! {
         story in proptest::collection::vec((disturbance(), 0_i64..40), 0..8)
     ) {
         let mut site = Site::new();
-        for (disturbance, pause) in story {
-            site.pass(disturbance);
-            site.now = later(site.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
-        }
+        site.live(story);
         site.settle();
         site.assert_is_in_order();
         prop_assert!(site.overwritten.is_empty(), "{:?}", site.overwritten);
@@ -507,10 +516,7 @@ proptest! {
         end in proptest::collection::vec((disturbance(), 0_i64..40), 0..3),
     ) {
         let mut site = Site::new();
-        for (disturbance, pause) in story {
-            site.pass(disturbance);
-            site.now = later(site.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
-        }
+        site.live(story);
         site.end(end);
         prop_assert!(!site.finalizer, "the deletion does not end: {:#?}", site);
         prop_assert!(site.ours().is_empty() && site.late.is_empty(), "left behind: {:#?}", site);
@@ -525,10 +531,7 @@ proptest! {
     ) {
         let mut site = Site::new();
         site.spec.retain = Some(true);
-        for (disturbance, pause) in story {
-            site.pass(disturbance);
-            site.now = later(site.now, Duration::from_secs(u64::try_from(pause).expect("not negative")));
-        }
+        site.live(story);
         let is_taken_away = |(disturbance, _): &(Disturbance, i64)| {
             matches!(disturbance, Disturbance::RemoteDeletion | Disturbance::RemoteRename | Disturbance::SecretDeletion | Disturbance::SecretEdit)
         };
@@ -550,7 +553,11 @@ proptest! {
 
 /// The steps of a pass from a world, carried out without disturbance.
 fn steps_of(site: &mut Site) -> Vec<Step> {
-    let mut world = site.world();
+    let world = site.world();
+    steps_from(site, world)
+}
+
+fn steps_from(site: &mut Site, mut world: World) -> Vec<Step> {
     let mut steps = Vec::new();
     while let Next::Perform(step) = next(&world, site.now) {
         let outcome = site.carry_out(&world, &step);
@@ -789,12 +796,7 @@ fn a_credential_that_was_refused_is_published_anew_from_what_the_service_shows_b
     site.stored.verified = false;
     let mut world = site.world();
     world.was_refused = true;
-    let mut steps = Vec::new();
-    while let Next::Perform(step) = next(&world, site.now) {
-        let outcome = site.carry_out(&world, &step);
-        world.absorb(&step, Ok(outcome), site.now);
-        steps.push(step);
-    }
+    let steps = steps_from(&mut site, world);
     let publishing = steps.iter().position(|step| *step == Step::Publish).expect("published");
     assert!(publishing < steps.iter().position(|step| *step == Step::Try).expect("tried"), "{steps:?}");
     assert_eq!(steps.iter().filter(|step| **step == Step::Publish).count(), 1);

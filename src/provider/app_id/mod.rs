@@ -4,15 +4,15 @@
 //! application 201, PUT redirect URIs 204; any 2xx is taken as success. The list of applications has no pages and
 //! holds every secret of the tenant, so that reading by id is preferred.
 
+mod redirect_uris;
+mod service_credential;
+mod wire;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
-
-mod redirect_uris;
-mod service_credential;
-mod wire;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
@@ -76,6 +76,15 @@ impl SharedTenant {
             removed: Mutex::default(),
         })
     }
+}
+
+/// A request to the management API; `path` begins behind the tenant.
+struct Management<'a> {
+    operation: Operation,
+    method: Method,
+    path: &'a [&'a str],
+    body: Option<Value>,
+    deadline: Duration,
 }
 
 /// What an operation is called, here and in metrics.
@@ -248,19 +257,15 @@ impl AppId {
         deadline: Duration,
     ) -> Result<Answer, Failure> {
         let nothing_was_sent = || Failure::new(operation.doing, Class::Transient, Reason::InProgress, "nothing was sent");
-        self.manage_if(caller, operation, method, path, body, deadline, &|| true).await?.ok_or_else(nothing_was_sent)
+        let request = Management { operation, method, path, body, deadline };
+        self.manage_if(caller, request, &|| true).await?.ok_or_else(nothing_was_sent)
     }
 
     /// The same, unless `still` says no when it is the tenant's turn; then nothing is sent.
-    #[expect(clippy::too_many_arguments, reason = "one private function makes every management request")]
     async fn manage_if(
         &self,
         caller: &Caller,
-        operation: Operation,
-        method: Method,
-        path: &[&str],
-        body: Option<Value>,
-        deadline: Duration,
+        Management { operation, method, path, body, deadline }: Management<'_>,
         still: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Answer>, Failure> {
         let mut url = self.origin.clone();

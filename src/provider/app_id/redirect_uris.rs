@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     super::{Caller, http::DEADLINE},
-    Access, AppId, Operation,
+    Access, AppId, Management, Operation,
 };
 use crate::{
     model::{Class, Failure},
@@ -186,7 +186,8 @@ impl AppId {
             };
             let is_fresh: &(dyn Fn() -> bool + Sync) = &|| read_at.elapsed() <= REDIRECT_URIS_FRESH;
             let body = Some(Value::Object(document));
-            let answer = self.manage_if(caller, operation, Method::PUT, &["config", "redirect_uris"], body, DEADLINE, is_fresh).await?;
+            let request = Management { operation, method: Method::PUT, path: &["config", "redirect_uris"], body, deadline: DEADLINE };
+            let answer = self.manage_if(caller, request, is_fresh).await?;
             let Some(answer) = answer else {
                 *kept = None;
                 continue;

@@ -6,6 +6,10 @@
 //! The address is checked when connecting, so that a name cannot lead to the machine itself. No text of an answer
 //! reaches an error but known message fields, scrubbed and cut; no URL reaches one at all.
 
+mod address;
+mod tls;
+mod words;
+
 use std::{
     error::Error as _,
     sync::{
@@ -14,10 +18,6 @@ use std::{
     },
     time::{Duration, Instant},
 };
-
-mod address;
-mod tls;
-mod words;
 
 use reqwest::{
     Method,

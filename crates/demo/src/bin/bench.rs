@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use identity_simulator::{Options, Simulator};
 use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
@@ -76,7 +76,7 @@ async fn main() -> Result<(), Error> {
         tenants.len(),
         arguments.latency
     ));
-    let before = Usage::of(operator.pid());
+    let before = Usage::of(&operator);
     let mark = control_plane.audit().mark()?;
     let calls_before = control.calls().await?.total.answered;
     let begun = Instant::now();
@@ -84,7 +84,7 @@ async fn main() -> Result<(), Error> {
     let created = begun.elapsed();
     all_ready(&client, &namespace, total).await?;
     let ready = begun.elapsed();
-    let after = Usage::of(operator.pid());
+    let after = Usage::of(&operator);
     let audit = control_plane.audit().since(mark)?.by_service_account(SYSTEM, SERVICE_ACCOUNT);
     let (writes, reads) = (audit.writes().len(), audit.reads().len());
     let calls = control.calls().await?.total.answered - calls_before;
@@ -121,11 +121,11 @@ async fn main() -> Result<(), Error> {
     let audit = control_plane.audit().since(mark)?.by_service_account(SYSTEM, SERVICE_ACCOUNT);
     let calls = control.calls().await?.total.answered - calls_before;
     say(&format!("| restart with all of them fresh: API requests that write, remote calls | {}, {calls} |", audit.writes().len()));
-    let fresh = Usage::of(operator.pid());
+    let fresh = Usage::of(&operator);
     say(&format!("| operator's memory (PSS) 5 s after the restart | {:.1} MiB |", fresh.pss));
     foreign_secrets(&client, &namespace, arguments.foreign_secrets).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let beside = Usage::of(operator.pid());
+    let beside = Usage::of(&operator);
     say(&format!("| the same beside {} Secrets of others | {:.1} MiB |", arguments.foreign_secrets, beside.pss));
     drop(operator);
     Api::<AppIdApplication>::namespaced(client, &namespace).delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
@@ -183,7 +183,7 @@ async fn replay(control_plane: &ControlPlane, client: &Client, namespace: &str, 
             let mut created = document(&name);
             created["spec"] = serde_json::to_value(&model.spec)?;
             let object = api.patch(&name, &PatchParams::apply("user"), &Patch::Apply(&created)).await?;
-            let owner = json!({ "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "AppIdApplication", "name": name, "uid": object.metadata.uid, "controller": true });
+            let owner = object.controller_owner_ref(&());
             let mut claimed = document(&name);
             claimed["metadata"]["annotations"] = json!(model.metadata.annotations);
             claimed["metadata"]["finalizers"] = json!(["example.com/replay"]);
@@ -326,7 +326,7 @@ async fn foreign_secrets(client: &Client, namespace: &str, count: usize) -> Resu
     Ok(())
 }
 
-/// What a process uses, as the kernel counts it.
+/// What the operator uses, as the kernel counts it.
 struct Usage {
     /// Seconds.
     cpu: f64,
@@ -337,15 +337,9 @@ struct Usage {
 }
 
 impl Usage {
-    fn of(pid: u32) -> Self {
-        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let kib = |text: &str, name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_whitespace().nth(1).and_then(|number| number.parse::<f64>().ok()).unwrap_or_default() / 1024.0
-        };
-        let stat = read("stat");
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
-        Self { cpu: (ticks(11) + ticks(12)) / 100.0, pss: kib(&read("smaps_rollup"), "Pss:"), peak: kib(&read("status"), "VmHWM:") }
+    fn of(operator: &Operator) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "sizes of a benchmark")]
+        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        Self { cpu: operator.processor_time().as_secs_f64(), pss: mebibytes(operator.memory()), peak: mebibytes(operator.peak_memory()) }
     }
 }

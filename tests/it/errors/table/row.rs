@@ -89,7 +89,7 @@ impl Row<'_> {
         merge(&mut provider["spec"]["appId"], mine);
         self.stage.apply(&provider).await.expect("the provider is accepted");
         if self.phase == Phase::Creation && is_alone {
-            self.provider_is_ready().await;
+            self.stage.ready_provider(&self.name).await;
             self.inject().await;
         }
         let spec = json!({
@@ -97,10 +97,6 @@ impl Row<'_> {
             "redirectUris": ["https://a.example.com/", "https://b.example.com/"], "secret": { "name": format!("secret-of-{}", self.name) },
         });
         self.stage.application(&self.name, spec).await;
-    }
-
-    async fn provider_is_ready(&self) {
-        self.stage.provider_where(&self.name, "is ready", |object| provider_condition(object, "Ready") == Some(("True", "Ready"))).await;
     }
 
     async fn inject(&self) {
@@ -262,7 +258,7 @@ impl Row<'_> {
         self.settled(1).await?;
         let secret_name = format!("secret-of-{}", self.name);
         let before = self.stage.secrets().get(&secret_name).await.expect("it is published");
-        self.provider_is_ready().await;
+        self.stage.ready_provider(&self.name).await;
         self.inject().await;
         let spec = json!({
             "displayName": "two", "scopes": ["read", "write"], "roles": ["shopper", "helper"],
@@ -281,7 +277,7 @@ impl Row<'_> {
 
     async fn deletion(&self) -> Result<(), Flaw> {
         self.settled(1).await?;
-        self.provider_is_ready().await;
+        self.stage.ready_provider(&self.name).await;
         self.inject().await;
         self.stage.applications().delete(&self.name, &Default::default()).await.expect("the deletion is accepted");
         if self.fault.expected(self.phase, self.operation).is_some() || self.operation == LIST {
