@@ -37,6 +37,12 @@ macro_rules! reasons {
                 match self { $( Reason::$name => $advice, )* }
             }
 
+            /// The part of [`advice`](Self::advice) behind the colon, where there is one.
+            #[must_use]
+            pub fn what_to_do(self) -> Option<&'static str> {
+                self.advice().split_once(": ").map(|(_, what_to_do)| what_to_do.trim_end_matches('.'))
+            }
+
             /// How it goes on from here.
             #[must_use]
             pub const fn outlook(self) -> Outlook {
@@ -86,6 +92,7 @@ reasons! {
     SecretConflict, Waits, "The Secret's name is taken by something that is not this object's: choose another secret.name or remove the other.";
     SecretImmutable, Waits, "Somebody made the Secret immutable; it is never re-created: make it mutable by hand or delete it.";
     Contested, Retried, "Something else keeps changing the Secret; it is repaired at growing intervals.";
+    SecretMissing, NeedsChange, "The Secret is gone, and the object is suspended: set spec.suspend to false, and it is put back.";
     SecretRejected, Retried, "The API server refused the Secret.";
     SecretReferenceRefused, NeedsChange, "This Secret may not be referred to.";
     // registration
@@ -130,7 +137,9 @@ pub fn documentation() -> String {
         let outlook = match reason.outlook() {
             Outlook::Good => "good",
             Outlook::Retried => "tried again at `status.nextActionAt`",
-            Outlook::NeedsChange => "needs a change; tried again at once when spec, provider or credential change, and every 30 minutes",
+            Outlook::NeedsChange => {
+                "needs a change; tried again at once when spec, provider or credential change, and every 30 minutes, in the first minutes of a new credential more often"
+            }
             Outlook::Waits => "waits for another object; looked at when that changes",
         };
         page.push_str(&format!("| `{reason}` | {outlook} | {} |\n", reason.advice()));

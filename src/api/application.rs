@@ -45,7 +45,7 @@ pub struct Adopt {
     pub client_id: String,
 }
 
-/// A redirect URI: `https`, or `http` on localhost; no wildcard, no fragment; at most 2048 characters.
+/// A redirect URI: `https`, or `http` on localhost; host in lower case; no wildcard, fragment, user info; at most 2048 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RedirectUri(pub String);
@@ -68,9 +68,12 @@ impl JsonSchema for RedirectUri {
             "type": "string", "minLength": 8, "maxLength": 2048,
             "x-kubernetes-validations": [
                 { "rule": "!self.contains('*')", "message": "a redirect URI may not contain a wildcard (*)" },
-                { "rule": "!self.contains('#') && !self.contains(' ')", "message": "a redirect URI may not contain a fragment or a space" },
-                { "rule": "self.matches('^(https://[^/?@]+|http://(localhost|127[.]0[.]0[.]1|[[]::1[]])(:[0-9]{1,5})?)([/?].*)?$')",
-                  "message": "a redirect URI is https, or http on localhost" },
+                { "rule": "!self.contains('#') && !self.contains(' ') && !self.contains('\\\\')",
+                  "message": "a redirect URI may not contain a fragment, a space or a backslash" },
+                { "rule": "self.startsWith('https://') || self.matches('^http://(localhost|127[.]0[.]0[.]1|[[]::1[]])(:[0-9]{1,5})?([/?].*)?$')",
+                  "message": "a redirect URI begins with https://, or with http:// on localhost" },
+                { "rule": "!self.startsWith('https://') || self.matches('^https://[^/?@A-Z]+([/?].*)?$')",
+                  "message": "after https:// a redirect URI has a host in lower case, without user info" },
             ]
         })
     }
@@ -85,8 +88,9 @@ impl JsonSchema for ScopeName {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "type": "string", "minLength": 1, "maxLength": 49, "pattern": "^[a-z0-9._]+$",
+            "type": "string", "minLength": 1, "maxLength": 49,
             "x-kubernetes-validations": [
+                { "rule": "self.matches('^[a-z0-9._]*$')", "message": "the name of a scope consists of lower-case letters, digits, . and _" },
                 { "rule": "!self.startsWith('appid') && !self.startsWith('openid')", "message": "scopes that start with appid or openid belong to App ID" },
             ]
         })
@@ -117,6 +121,7 @@ impl JsonSchema for ScopeName {
 #[x_kube(
     validation = ("self.type != 'SinglePageApp' || self.secret.layout in ['AppId', 'OAuth', 'IbmBinding']", "a SinglePageApp has no client secret: use layout AppId, OAuth or IbmBinding"),
     validation = ("!has(self.secret.redirectUri) || (has(self.redirectUris) && self.secret.redirectUri in self.redirectUris)", "secret.redirectUri must be one of redirectUris"),
+    validation = ("!has(self.secret.redirectUri) || self.secret.layout in ['AppId', 'ServiceBinding']", "this layout names no redirect URI: secret.redirectUri goes with layout AppId or ServiceBinding"),
 )]
 pub struct AppIdApplicationSpec {
     /// The App ID tenant: an `IdentityProvider` of this namespace (default) or a `ClusterIdentityProvider` that allows it. Immutable.
@@ -134,17 +139,17 @@ pub struct AppIdApplicationSpec {
     /// App ID takes a removed scope away from every role, for good: while a role holds it nothing is removed (`ScopeInUse`), unless the object
     /// is annotated `cloudidentity.dev/remove-scope: <name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 50))]
+    #[schemars(length(max = 50), extend("x-kubernetes-list-type" = "set"))]
     pub scopes: Option<Vec<ScopeName>>,
     /// Names of roles that exist in the tenant, at most 50, assigned to the application (they count in the client-credentials flow).
     /// Left out: not managed. Missing ones are added; removed are only those that this object added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 50), inner(length(min = 1, max = 128)))]
+    #[schemars(length(max = 50), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
     pub roles: Option<Vec<String>>,
-    /// Redirect URIs, at most 100: `https`, or `http` on localhost; no wildcard. App ID keeps one list for the whole tenant: entries are
+    /// Redirect URIs, at most 100: `https`, or `http` on localhost; host in lower case; no wildcard. App ID keeps one list for the whole tenant: entries are
     /// merged into it, and only what this object added is removed again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "set"))]
     pub redirect_uris: Vec<RedirectUri>,
     /// Where and how the credential is published.
     #[serde(default)]
@@ -155,7 +160,8 @@ pub struct AppIdApplicationSpec {
     /// Take over an existing application instead of registering one. Read only while nothing is registered, later ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<Adopt>,
-    /// `true`: no call to App ID and no write of the Secret until it is `false` again. Deletion still runs. Default `false`.
+    /// `true`: no call to App ID and no write of the Secret until it is `false` again. `Ready` keeps its value, unless the Secret is deleted
+    /// meanwhile. Deletion still runs. Default `false`.
     #[serde(default)]
     pub suspend: bool,
 }

@@ -104,6 +104,8 @@ pub struct AppIdIam {
 #[x_kube(
     validation = ("has(self.binding) || (has(self.url) && has(self.tenantId) && has(self.iam) && has(self.iam.apiKey))", "set either binding, or url, tenantId and iam.apiKey"),
     validation = ("!has(self.binding) || (!has(self.url) && !has(self.tenantId) && !(has(self.iam) && has(self.iam.apiKey)))", "binding brings url, tenantId and API key: leave those out"),
+    validation = ("!has(self.url) || self.url.matches('^https://[^/]+/?$')", "appId.url is the address of a region without a path, like https://us-south.appid.cloud.ibm.com"),
+    validation = ("!has(self.tenantId) || self.tenantId.matches('^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')", "appId.tenantId is the GUID of the App ID instance, in lower case"),
     validation = ("has(self.tenantId) == has(oldSelf.tenantId) && (!has(self.tenantId) || self.tenantId == oldSelf.tenantId)", "appId.tenantId is immutable: create a new provider for another tenant"),
 )]
 pub struct AppIdProvider {
@@ -113,9 +115,9 @@ pub struct AppIdProvider {
     /// Address of the region, for example `https://us-south.appid.cloud.ibm.com`; no path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<ServiceUrl>,
-    /// Tenant id: the GUID of the service instance. Immutable.
+    /// Tenant id: the GUID of the service instance, in lower case. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9-]+$"))]
+    #[schemars(length(min = 1, max = 64))]
     pub tenant_id: Option<String>,
     /// How to get the IAM token for the management API.
     #[serde(default, skip_serializing_if = "Option::is_none")]

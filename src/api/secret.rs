@@ -61,7 +61,8 @@ pub struct SecretSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_values")]
     pub annotations: BTreeMap<String, String>,
-    /// Which of `redirectUris` the Secret names, for consumers that want exactly one. Default: the only one, when there is only one.
+    /// Which of `redirectUris` the Secret names, for consumers that want exactly one; layouts `AppId` and `ServiceBinding` only. Default: the
+    /// only one, when there is only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_uri: Option<RedirectUri>,
     /// Layout `Spring`: the registration id, lower-case letters and digits, as in `spring.security.oauth2.client.registration.<id>`.

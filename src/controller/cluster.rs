@@ -270,7 +270,13 @@ fn refusal(status: &Status) -> Failure {
     };
     // A namespace that is going away is no fault of anybody.
     let class = if status.code == 403 { Class::Transient } else { Class::Rejected };
-    let reason = if immutable { Reason::SecretImmutable } else { Reason::SecretRejected };
+    let is_ending = status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == "NamespaceTerminating");
+    let reason = match (immutable, is_ending) {
+        (true, _) => Reason::SecretImmutable,
+        // The object is about to be deleted, too.
+        (_, true) => Reason::Deleting,
+        _ => Reason::SecretRejected,
+    };
     Failure { status: Some(status.code), ..Failure::new("publishing the Secret", class, reason, message) }
 }
 

@@ -104,8 +104,12 @@ const PICTURE_OVERDUE: Duration = Duration::from_secs(30);
 /// More repairs than this within [`CONTEST_WINDOW`] mean that somebody else writes the Secret too.
 const CONTESTED_AFTER: usize = 5;
 const CONTEST_WINDOW: Duration = Duration::from_secs(600);
-/// First pause between repairs of a contested Secret; doubles with each further one.
+/// First pause between repairs of a contested Secret that is there; doubles with each further one, to 8 minutes.
 const CONTEST_PAUSE: Duration = Duration::from_secs(30);
+/// The same for one that is gone: without it Pods cannot start. It ends at a minute.
+const CONTEST_PAUSE_OF_ABSENCE: Duration = Duration::from_secs(4);
+/// So often a pause doubles.
+const CONTEST_DOUBLINGS: usize = 4;
 
 /// More reports than this within [`REPORTS_WINDOW`], with nothing new to say, mean that another operator looks after the same object.
 const REPORTS_MOST: usize = 5;
@@ -256,14 +260,15 @@ impl Memory {
         });
     }
 
-    /// Until when a Secret that is changed again and again is left as it is.
+    /// Until when a Secret that is changed, or deleted, again and again is left as it is.
     #[must_use]
-    pub fn contested_until(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
+    pub fn contested_until(&self, uid: &str, is_gone: bool, now: Timestamp) -> Option<Timestamp> {
         let memory = self.objects.lock();
         let recent: Vec<_> =
             memory.get(uid)?.repairs.iter().filter(|at| now.duration_since(**at).unsigned_abs() < CONTEST_WINDOW).collect();
         let beyond = recent.len().checked_sub(CONTESTED_AFTER)?;
-        let pause = CONTEST_PAUSE.saturating_mul(1 << beyond.min(4));
+        let first = if is_gone { CONTEST_PAUSE_OF_ABSENCE } else { CONTEST_PAUSE };
+        let pause = first.saturating_mul(1 << beyond.min(CONTEST_DOUBLINGS));
         recent.last()?.checked_add(pause).ok().filter(|until| *until > now)
     }
 
@@ -369,5 +374,25 @@ mod tests {
         memory.forget("uid");
         assert!(memory.is_outdated("uid", "41") && memory.is_outdated("uid", "42"));
         assert!(!memory.is_outdated("another", "41"));
+    }
+
+    #[test]
+    fn pauses_between_repairs_grow_to_a_bound_and_are_short_for_a_secret_that_is_gone() {
+        let memory = Memory::default();
+        let at = |second: i64| Timestamp::from_second(second).expect("in range");
+        let pauses = |memory: &Memory, now: i64| {
+            [true, false].map(|is_gone| memory.contested_until("uid", is_gone, at(now)).map(|until| until.as_second() - now))
+        };
+        for repair in 0..4 {
+            memory.repaired("uid", at(repair));
+            assert_eq!(pauses(&memory, repair), [None, None], "{repair}");
+        }
+        let mut seen = Vec::new();
+        for repair in 4..12 {
+            memory.repaired("uid", at(repair));
+            seen.push(pauses(&memory, repair).map(Option::unwrap_or_default));
+        }
+        assert_eq!(seen, [[4, 30], [8, 60], [16, 120], [32, 240], [64, 480], [64, 480], [64, 480], [64, 480]]);
+        assert_eq!(pauses(&memory, 1000), [None, None], "what is long ago does not count");
     }
 }

@@ -227,10 +227,7 @@ impl<P: ProviderObject> Pass<P> {
             (Ok(_), Some(Err(failure))) => {
                 status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));
                 status.next_action_at = later(wait::after(failure, failures, uid));
-                (
-                    Some(Problem::new(failure.reason, failure.to_string())),
-                    State::Unknown(Problem::new(Reason::Unknown, "the provider could not be checked")),
-                )
+                (Some(Problem::of(failure)), State::Unknown(Problem::new(Reason::Unknown, "the provider could not be checked")))
             }
             (Ok(_), None) => (None, State::Unknown(Problem::new(Reason::Unknown, "not checked yet"))),
             (Ok(connection), Some(Ok(standing))) => {

@@ -129,8 +129,14 @@ pub fn announcement_of_change(former: &[Condition], now: &[Condition]) -> Option
     if is_same || quiet.contains(&after.reason.as_str()) {
         return None;
     }
-    let reason = Reason::ALL.iter().find(|reason| reason.as_str() == after.reason).copied()?;
-    Some(Announcement { reason, note: after.message.clone(), is_warning: true })
+    announcement(after)
+}
+
+/// The warning that says the same as a condition.
+#[must_use]
+pub fn announcement(condition: &Condition) -> Option<Announcement> {
+    let reason = Reason::ALL.iter().find(|reason| reason.as_str() == condition.reason).copied()?;
+    Some(Announcement { reason, note: condition.message.clone(), is_warning: true })
 }
 
 #[cfg(test)]

@@ -112,8 +112,12 @@ pub fn flaw(shape: &Shape) -> Option<Problem> {
             format!("secret.keys renames {key:?}, which is not a key of this layout; its keys are {}", names.join(", ")),
         ));
     }
-    (keys(shape).len() < known.len())
-        .then(|| Problem::new(Reason::InvalidSpec, "secret.keys renames a key to the name of another key of this layout"))
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    known.iter().find_map(|key| {
+        let name = renamed(shape, key.clone());
+        let other = taken.insert(name.clone(), key)?;
+        Some(Problem::new(Reason::InvalidSpec, format!("secret.keys gives {other:?} and {key:?} of this layout the same name {name:?}")))
+    })
 }
 
 /// The Secret's data.

@@ -6,7 +6,10 @@ pub mod layout;
 pub mod permit;
 pub mod wait;
 
-use crate::reasons::Reason;
+use crate::{
+    model::Failure,
+    reasons::{Outlook, Reason},
+};
 
 /// Something that keeps an object from being ready, in words for its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,5 +25,15 @@ impl Problem {
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
+    }
+
+    /// What a failed call means for the owner: what happened, and what to do where the reason tells that.
+    #[must_use]
+    pub fn of(failure: &Failure) -> Self {
+        let message = match failure.reason.what_to_do().filter(|_| failure.reason.outlook() == Outlook::NeedsChange) {
+            Some(what_to_do) => format!("{failure}; {what_to_do}"),
+            None => failure.to_string(),
+        };
+        Self::new(failure.reason, message)
     }
 }

@@ -38,6 +38,7 @@ pub fn violation(desired: &Desired, nothing_is_registered: bool, permits: &Permi
 }
 
 /// Scheme, host and port must be equal: a textual prefix would let `https://shop.example` cover `https://shop.example.evil.example`.
+/// Below a path nothing is covered that a server may read as a way out of it: encoded separators, dots and percent signs.
 fn begins_with(uri: &str, prefix: &str) -> bool {
     let (Ok(uri), Ok(prefix)) = (Url::parse(uri), Url::parse(prefix)) else {
         return false;
@@ -47,6 +48,12 @@ fn begins_with(uri: &str, prefix: &str) -> bool {
         && uri.port_or_known_default() == prefix.port_or_known_default()
         && uri.username().is_empty()
         && uri.path().starts_with(prefix.path())
+        && (prefix.path() == "/" || !hides_a_separator(uri.path()))
+}
+
+fn hides_a_separator(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    ["%2f", "%5c", "%2e", "%25"].iter().any(|hidden| path.contains(hidden))
 }
 
 #[cfg(test)]
@@ -65,6 +72,13 @@ mod tests {
             ("http://shop.example/cb", "https://shop.example", false, "another scheme"),
             ("https://SHOP.example/cb", "https://shop.example", true, "host names have no case"),
             ("https://shop.example/team-a/../team-b", "https://shop.example/team-a/", false, "dot segments are resolved first"),
+            ("https://shop.example/team-a/%2e%2e/team-b", "https://shop.example/team-a/", false, "also encoded"),
+            ("https://shop.example/team-a/..%2fteam-b", "https://shop.example/team-a/", false, "an encoded slash"),
+            ("https://shop.example/team-a/..%5Cteam-b", "https://shop.example/team-a/", false, "an encoded backslash"),
+            ("https://shop.example/team-a/..%252fteam-b", "https://shop.example/team-a/", false, "encoded twice"),
+            (r"https://shop.example/team-a/..\team-b", "https://shop.example/team-a/", false, "a backslash is a slash"),
+            ("https://shop.example/team-a/%20cb", "https://shop.example/team-a/", true, "anything else may be encoded"),
+            ("https://shop.example/a%2fb", "https://shop.example/", true, "nothing lies outside of the whole host"),
         ] {
             assert_eq!(begins_with(uri, prefix), covered, "{reason}: {uri} under {prefix}");
         }

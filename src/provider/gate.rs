@@ -184,6 +184,13 @@ impl Gate {
         state.pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN), true);
     }
 
+    /// Whether the service answered the last request, and is not paused.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        let mut state = self.state.lock();
+        state.failures_in_a_row == 0 && state.current_pause().is_none()
+    }
+
     /// Whether the tenant is paused now.
     #[must_use]
     pub fn is_paused(&self) -> bool {

@@ -6,14 +6,14 @@ use std::{
 };
 
 use cloud_identity_operator::api::{AppIdApplication, IdentityProvider};
-use identity_simulator::{Action, RoleSeed, Rule, Settings};
+use identity_simulator::{Action, RoleSeed, Rule, Settings, When};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, PropagationPolicy},
 };
 use serde_json::{Map, Value, json};
-use stage::{Dice, OperatorOptions, Stage, TENANT, condition, eventually, eventually_within};
+use stage::{Dice, OperatorOptions, PROVIDER, Stage, TENANT, condition, eventually, eventually_within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Long enough to see that something does not happen: a pass takes a few milliseconds.
@@ -43,6 +43,11 @@ fn client_id(object: &AppIdApplication) -> String {
     object.status.as_ref().and_then(|status| status.client_id.clone()).expect("a client id")
 }
 
+fn message(object: &AppIdApplication) -> String {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.message.clone()).unwrap_or_default()
+}
+
 async fn metrics(operator: &stage::Operator) -> String {
     let mut stream = tokio::net::TcpStream::connect(operator.metrics_address().await).await.expect("metrics are served");
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.expect("sent");
@@ -55,6 +60,46 @@ async fn their_redirect_uri(stage: &Stage) {
     let mut document = Map::new();
     document.insert("redirectUris".into(), json!([THEIRS]));
     stage.control.set_redirect_uris(TENANT, &document).await.expect("set");
+}
+
+/// Promises 4 and 7: where nobody ever answered, nothing was sent, and nothing holds the object.
+#[tokio::test]
+async fn an_object_at_an_address_where_nobody_answers_is_deleted_at_once() {
+    let stage = Stage::new("nobody").await;
+    let mut provider = stage.provider_document(PROVIDER);
+    // The discard port: nothing listens there.
+    provider["spec"]["appId"]["url"] = json!("https://127.0.0.1:9");
+    stage.apply(&provider).await.expect("the provider is accepted");
+    let _operator = stage.operator().await;
+    stage.application("storefront", json!({})).await;
+    let waiting = stage.reason("storefront", "ServiceUnavailable").await;
+    assert!(message(&waiting).contains("127.0.0.1:9"), "it says where nobody answers: {}", message(&waiting));
+    assert!(waiting.finalizers().is_empty(), "{:?}", waiting.finalizers());
+    let asked = Instant::now();
+    stage.delete("storefront").await;
+    stage.gone("storefront").await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+/// Promises 7 and 10: a deletion that does not succeed says so, and when it will be given up.
+#[tokio::test]
+async fn a_deletion_that_fails_says_until_when_it_is_tried() {
+    let (stage, _operator) = with_operator("until", OperatorOptions { deletion_budget: "8s".into(), ..OperatorOptions::default() }).await;
+    stage.application("storefront", json!({})).await;
+    stage.ready("storefront").await;
+    stage.control.inject(&Rule::every("app_id", Action::Drop { when: When::BeforeCommit })).await.expect("accepted");
+    stage.applications().delete("storefront", &DeleteParams::default()).await.expect("asked for");
+    let told = stage
+        .application_where("storefront", "says that its deletion failed", |object| {
+            object.status.as_ref().is_some_and(|status| status.deletion.is_some())
+        })
+        .await;
+    let first = told.status.as_ref().and_then(|status| status.deletion.as_ref()).expect("it is there").first_failed_at.0;
+    let end = first.checked_add(Duration::from_secs(8)).expect("in range");
+    assert!(message(&told).contains(&format!("tried until {end} and then given up")), "{}", message(&told));
+    let said = stage.event("storefront", "ServiceUnavailable").await;
+    assert!(said.contains("the object is being deleted"), "{said}");
+    stage.gone("storefront").await;
 }
 
 /// Promises 1 and 4: deletion cleans up whatever an object had, with every combination of optional fields, and nothing of others.

@@ -127,6 +127,7 @@ async fn every_example_is_accepted_without_a_warning_and_a_dry_run_calls_no_prov
     for path in documents {
         let text = file(&path)
             .replace("namespace: shop", &format!("namespace: {}", stage.namespace))
+            .replace("namespace: demo", &format!("namespace: {}", stage.namespace))
             .replace("${TENANT_ID}", stage::TENANT)
             .replace("${APPID_URL}", &stage.app_id_url())
             .replace("${IAM_URL}", &stage.simulator.urls().iam);

@@ -1,6 +1,9 @@
 //! The published Secret: whose it is, what is in it, and that it never goes away because of us.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use cloud_identity_operator::{
     model::ApplicationKind,
@@ -295,8 +298,41 @@ async fn a_hostile_writer_meets_few_repairs_and_the_condition_contested() {
     assert!((5..=6).contains(&rounds), "{rounds} rounds");
     assert!(stage.writes_since(mark, "secrets") <= 6, "{} writes", stage.writes_since(mark, "secrets"));
     assert!(stage.writes_since(mark, "appidapplications") <= 14, "{} writes", stage.writes_since(mark, "appidapplications"));
-    eventually("it is put back when the pause is over", async || stage.secret_values("storefront").await == right).await;
+    let contested = stage.applications().get("storefront").await.expect("there");
+    assert_eq!(condition(&contested, "Ready"), Some(("False", "Contested")));
+    // What its owner asks for is done all the same, and the Secret with it.
+    stage.application("storefront", json!({ "scopes": ["orders.read"] })).await;
+    eventually("the scopes are set", async || stage.registered().await[0].scopes.contains("orders.read")).await;
     stage.ready("storefront").await;
+    assert_eq!(stage.secret_values("storefront").await, right);
+    // Without the Secret no Pod starts: one that is gone comes back after seconds, not after half a minute.
+    stage.secrets().delete("storefront", &DeleteParams::default()).await.expect("the writer deletes it");
+    let gone = Instant::now();
+    eventually("it is put back when the short pause is over", async || stage.secret_values("storefront").await == right).await;
+    assert!(gone.elapsed() < Duration::from_secs(20), "{:?}", gone.elapsed());
+    stage.ready("storefront").await;
+}
+
+/// Promise 10: who suspends an object whose Secret then goes is told so, and gets it back.
+#[tokio::test]
+async fn a_suspended_object_without_its_secret_is_not_ready() {
+    let (stage, _operator) = with_operator("suspended").await;
+    stage.application("storefront", json!({})).await;
+    stage.ready("storefront").await;
+    let right = stage.secret_values("storefront").await;
+    stage.application("storefront", json!({ "suspend": true })).await;
+    let suspended = stage.reason("storefront", "Suspended").await;
+    assert_eq!(condition(&suspended, "Ready"), Some(("True", "Suspended")));
+    stage.secrets().delete("storefront", &DeleteParams::default()).await.expect("somebody deletes it");
+    let without = stage.reason("storefront", "SecretMissing").await;
+    assert_eq!(condition(&without, "Ready"), Some(("False", "SecretMissing")));
+    assert_eq!(condition(&without, "SecretPublished"), Some(("False", "SecretMissing")));
+    tokio::time::sleep(WINDOW).await;
+    assert!(stage.secret_values("storefront").await.is_none(), "suspended means: no write of the Secret");
+    stage.application("storefront", json!({ "suspend": false })).await;
+    stage.ready("storefront").await;
+    assert_eq!(stage.secret_values("storefront").await, right);
+    assert_eq!(stage.registered().await.len(), 1);
 }
 
 /// Promises 1 and 2: while the API server takes no Secret, the one registration is kept, also by a process that started meanwhile.

@@ -97,7 +97,35 @@ fn applications() -> Vec<Row> {
         app(spec(json!({ "providerRef": { "namespace": "other" } })), r#"unknown field "spec.providerRef.namespace""#, spec(json!({}))),
         app(spec(json!({ "scope": ["orders.read"] })), r#"unknown field "spec.scope""#, spec(json!({ "scopes": ["orders.read"] }))),
         app(spec(json!({ "scopes": many(51, scope) })), "must have at most 50 items", spec(json!({ "scopes": many(50, scope) }))),
-        app(spec(json!({ "scopes": ["Orders.Read"] })), "'^[a-z0-9._]+$'", spec(json!({ "scopes": ["orders.read"] }))),
+        app(
+            spec(json!({ "scopes": ["Orders.Read"] })),
+            "the name of a scope consists of lower-case letters, digits, . and _",
+            spec(json!({ "scopes": ["orders.read"] })),
+        ),
+        app(
+            spec(json!({ "scopes": ["orders.read", "orders.read"] })),
+            r#"spec.scopes[1]: Duplicate value: "orders.read""#,
+            spec(json!({ "scopes": ["orders.read", "orders.write"] })),
+        ),
+        app(
+            spec(json!({ "roles": ["shopper", "shopper"] })),
+            r#"spec.roles[1]: Duplicate value: "shopper""#,
+            spec(json!({ "roles": ["shopper", "Shopper"] })),
+        ),
+        app(
+            spec(json!({ "redirectUris": ["https://a.example.com/", "https://a.example.com/"] })),
+            r#"spec.redirectUris[1]: Duplicate value: "https://a.example.com/""#,
+            spec(json!({ "redirectUris": ["https://a.example.com/", "https://a.example.com/A"] })),
+        ),
+        app(
+            spec(
+                json!({ "redirectUris": ["https://a.example.com/"], "secret": { "layout": "OAuth", "redirectUri": "https://a.example.com/" } }),
+            ),
+            "this layout names no redirect URI: secret.redirectUri goes with layout AppId or ServiceBinding",
+            spec(
+                json!({ "redirectUris": ["https://a.example.com/"], "secret": { "layout": "ServiceBinding", "redirectUri": "https://a.example.com/" } }),
+            ),
+        ),
         app(spec(json!({ "scopes": ["s".repeat(50)] })), "may not be more than 49", spec(json!({ "scopes": ["s".repeat(49)] }))),
         app(
             spec(json!({ "scopes": ["appid_default"] })),
@@ -123,20 +151,48 @@ fn applications() -> Vec<Row> {
         ),
         app(
             redirect("https://shop.example.com/#top"),
-            "a redirect URI may not contain a fragment or a space",
+            "a redirect URI may not contain a fragment, a space or a backslash",
             redirect("https://shop.example.com/?page=top"),
         ),
         app(
             redirect("http://shop.example.com/callback"),
-            "a redirect URI is https, or http on localhost",
+            "a redirect URI begins with https://, or with http:// on localhost",
             redirect("http://localhost:3000/callback"),
         ),
-        app(redirect("myapp://callback"), "a redirect URI is https, or http on localhost", redirect("http://127.0.0.1/callback")),
-        app(redirect("http://localhost.example.com/"), "a redirect URI is https, or http on localhost", redirect("http://[::1]:8080/")),
+        app(
+            redirect("myapp://callback"),
+            "a redirect URI begins with https://, or with http:// on localhost",
+            redirect("http://127.0.0.1/callback"),
+        ),
+        app(
+            redirect("http://localhost.example.com/"),
+            "a redirect URI begins with https://, or with http:// on localhost",
+            redirect("http://[::1]:8080/"),
+        ),
         app(
             redirect("https://user@shop.example.com/"),
-            "a redirect URI is https, or http on localhost",
+            "after https:// a redirect URI has a host in lower case, without user info",
             redirect("https://shop.example.com/@user"),
+        ),
+        app(
+            redirect("https://Shop.example.com/Callback"),
+            "after https:// a redirect URI has a host in lower case, without user info",
+            redirect("https://shop.example.com/Callback"),
+        ),
+        app(
+            redirect("https:///callback"),
+            "after https:// a redirect URI has a host in lower case, without user info",
+            redirect("https://shop/callback"),
+        ),
+        app(
+            redirect(r"https://shop.example.com\@evil.example.com/"),
+            "a redirect URI may not contain a fragment, a space or a backslash",
+            redirect("https://shop.example.com/%5C"),
+        ),
+        app(
+            redirect("HTTPS://shop.example.com/"),
+            "a redirect URI begins with https://, or with http:// on localhost",
+            redirect("https://shop.example.com/"),
         ),
         app(
             redirect(&format!("https://shop.example.com/{}", "a".repeat(2048))),
@@ -214,7 +270,21 @@ fn providers() -> Vec<Row> {
             url("https://appid.example.com:8443"),
         ),
         idp(url("https://appid.example.com?a=b"), "the address may not contain user info", url("https://appid.example.com/")),
-        idp(json!({ "appId": { "tenantId": "a/b" } }), "'^[A-Za-z0-9-]+$'", json!({ "appId": { "tenantId": "a-b" } })),
+        idp(
+            url("https://appid.example.com/management/v4"),
+            "appId.url is the address of a region without a path, like https://us-south.appid.cloud.ibm.com",
+            url("https://appid.example.com:8443/"),
+        ),
+        idp(
+            json!({ "appId": { "tenantId": "39A37F57-A227-4BFE-A044-93B6E6060B61" } }),
+            "appId.tenantId is the GUID of the App ID instance, in lower case",
+            json!({ "appId": { "tenantId": "11111111-a227-4bfe-a044-93b6e6060b61" } }),
+        ),
+        idp(
+            json!({ "appId": { "tenantId": "crn:v1:bluemix:public:appid" } }),
+            "appId.tenantId is the GUID of the App ID instance",
+            json!({ "appId": { "tenantId": "22222222-a227-4bfe-a044-93b6e6060b61" } }),
+        ),
         idp(json!({ "appId": null, "iam": { "apiKey": null } }), "spec.iam.apiKey: Required value", json!({ "appId": null, "iam": iam })),
         idp(
             json!({ "tls": { "caBundle": {} } }),
@@ -325,7 +395,7 @@ fn immutable() -> Vec<(&'static str, Value, Value, &'static str)> {
         rows.push((
             kind,
             json!({}),
-            json!({ "spec": { "appId": { "tenantId": "another" } } }),
+            json!({ "spec": { "appId": { "tenantId": "33333333-a227-4bfe-a044-93b6e6060b61" } } }),
             "appId.tenantId is immutable: create a new provider for another tenant",
         ));
         rows.push((
@@ -354,7 +424,7 @@ fn without_null(value: &mut Value) {
 
 /// A valid document of a kind, with a change.
 fn document(stage: &Stage, kind: &str, name: &str, change: &Value) -> Value {
-    let app_id = json!({ "appId": { "url": "https://us-south.appid.cloud.ibm.com", "tenantId": "39a37f57", "iam": { "apiKey": { "secretRef": { "name": "ibm-api-key" } } } } });
+    let app_id = json!({ "appId": { "url": "https://us-south.appid.cloud.ibm.com", "tenantId": "39a37f57-a227-4bfe-a044-93b6e6060b61", "iam": { "apiKey": { "secretRef": { "name": "ibm-api-key" } } } } });
     let spec = if kind == "AppIdApplication" { json!({ "providerRef": { "name": "appid" } }) } else { app_id };
     let mut metadata = json!({ "name": name });
     if kind != "ClusterIdentityProvider" {

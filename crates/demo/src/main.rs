@@ -15,6 +15,12 @@ use stage::{
     API_KEY, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, TENANT, eventually, install_chart, operator_binary, repository, seed,
 };
 
+/// Where the story plays (`examples/demo`).
+const NAMESPACE: &str = "demo";
+
+/// What is shown of events.
+const EVENTS: &str = "custom-columns=ABOUT:.regarding.kind,NAME:.regarding.name,REASON:.reason,NOTE:.note";
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Shows the operator at work.
@@ -30,7 +36,7 @@ struct Scene {
     control_plane: &'static ControlPlane,
     simulator: Simulator,
     control: Control,
-    _operator: Operator,
+    operator: Operator,
     begun: Instant,
 }
 
@@ -41,7 +47,7 @@ async fn main() -> ExitCode {
         let scene = Scene::set().await?;
         scene.play().await?;
         if !arguments.once {
-            scene.stay()?;
+            scene.stay().await?;
             std::future::pending::<()>().await;
         }
         Ok::<(), Error>(())
@@ -55,7 +61,7 @@ async fn main() -> ExitCode {
             }
         },
         _ = tokio::signal::ctrl_c() => {
-            say("\nstopping: control plane, simulator and operator end, and nothing stays behind");
+            say("\nstopping: control plane, simulator and operator end; only the programs that were built stay in the cache");
             ExitCode::SUCCESS
         }
     }
@@ -82,28 +88,22 @@ impl Scene {
         let options =
             OperatorOptions { all_namespaces: true, leader_election: true, drift_interval: "5s".into(), ..OperatorOptions::default() };
         let operator = Operator::start(&operator_binary()?, &kubeconfig, &options).await?;
-        Ok(Self { control_plane, simulator, control, _operator: operator, begun })
+        Ok(Self { control_plane, simulator, control, operator, begun })
     }
 
     async fn play(&self) -> Result<(), Error> {
         say("\n1. Apply a provider and an application (examples/demo)\n");
+        self.kubectl(&["create", "namespace", NAMESPACE])?;
+        let ca = format!("ca.crt={}", self.simulator.ca_pem());
+        self.kubectl(&["-n", NAMESPACE, "create", "configmap", "simulator-ca", "--from-literal", &ca])?;
         self.kubectl_with(&["apply", "-f", "-"], &self.manifests()?)?;
-        self.kubectl(&[
-            "-n",
-            "shop",
-            "create",
-            "configmap",
-            "simulator-ca",
-            "--from-literal",
-            &format!("ca.crt={}", self.simulator.ca_pem()),
-        ])?;
-        self.kubectl(&["-n", "shop", "wait", "--for=condition=Ready", "appidapp/storefront", "--timeout=90s"])?;
+        self.kubectl(&["-n", NAMESPACE, "wait", "--for=condition=Ready", "appidapp/storefront", "--timeout=90s"])?;
         say("\n2. What kubectl shows\n");
-        self.kubectl(&["-n", "shop", "get", "cloudidentity"])?;
+        self.kubectl(&["-n", NAMESPACE, "get", "cloudidentity"])?;
         say("\n3. The keys of the Secret storefront-oidc\n");
         let keys = self.read(&[
             "-n",
-            "shop",
+            NAMESPACE,
             "get",
             "secret",
             "storefront-oidc",
@@ -119,7 +119,7 @@ impl Scene {
         self.control
             .edit_application(TENANT, &client_id, &ApplicationEdit { name: Some("oops".into()), ..ApplicationEdit::default() })
             .await?;
-        self.kubectl(&["-n", "shop", "delete", "secret", "storefront-oidc"])?;
+        self.kubectl(&["-n", NAMESPACE, "delete", "secret", "storefront-oidc"])?;
         let mut name = String::new();
         eventually("the name and the Secret are back", async || {
             name = self
@@ -133,21 +133,24 @@ impl Scene {
         })
         .await;
         say(&format!("  repaired: the name is {name:?} again, and the Secret is back with the same client id"));
-        self.kubectl(&["-n", "shop", "get", "events.events.k8s.io", "-o", "custom-columns=REASON:.reason,NOTE:.note"])?;
+        self.kubectl(&["-n", NAMESPACE, "get", "events.events.k8s.io", "--sort-by", ".eventTime", "-o", EVENTS])?;
         say(&format!("\nThe story took {:.1} s.", self.begun.elapsed().as_secs_f64()));
         Ok(())
     }
 
-    fn stay(&self) -> Result<(), Error> {
+    async fn stay(&self) -> Result<(), Error> {
         let programs = self.control_plane.kubectl().parent().unwrap_or_else(|| Path::new("/usr/bin"));
         say("\nEverything stays up; play with it from another terminal:\n");
         say(&format!("  export KUBECONFIG={}", self.control_plane.admin_kubeconfig().display()));
         say(&format!("  export PATH={}:$PATH        # this cluster's kubectl and helm", programs.display()));
-        say("  kubectl -n shop get cloudidentity");
+        say(&format!("  kubectl -n {NAMESPACE} get cloudidentity"));
         say(&format!(
             "  curl -s {}/state | head -c 2000      # what the simulated services know",
             self.simulator.urls().control.trim_end_matches('/')
         ));
+        say(&format!("\nThe operator runs as a process outside of the cluster (its ServiceAccount is {SERVICE_ACCOUNT} in {SYSTEM}):\n"));
+        say(&format!("  tail -f {}      # its log", self.operator.log_file().display()));
+        say(&format!("  curl -s http://{}/metrics", self.operator.metrics_address().await));
         say("\nCtrl-C ends it all.");
         Ok(())
     }
@@ -175,7 +178,7 @@ impl Scene {
     }
 
     fn value(&self, key: &str) -> Result<String, Error> {
-        let encoded = self.read(&["-n", "shop", "get", "secret", "storefront-oidc", "-o", &format!("jsonpath={{.data.{key}}}")])?;
+        let encoded = self.read(&["-n", NAMESPACE, "get", "secret", "storefront-oidc", "-o", &format!("jsonpath={{.data.{key}}}")])?;
         Ok(String::from_utf8(STANDARD.decode(encoded.trim())?)?)
     }
 

@@ -91,9 +91,9 @@ impl Kind for Applications {
         let mut survey = Survey::of(context, &object, now);
         let subject = Subject::of(KIND, &*object);
         let shape = shape_of(&object);
-        let (secret, secret_version) = look_at_secret(context, &object, &subject, &shape, &mut survey, now).await?;
+        let (secret, secret_version) = look_at_secret(context, &object, &subject, &shape, &mut survey).await?;
         let connection = connection_for(context, &object, &survey);
-        let mut world = survey.world(context, &object, &shape, secret, connection.is_some(), now);
+        let mut world = survey.world(context, &object, &shape, secret, connection.is_some());
         world.attention = rules::attention(&survey.triggers, rules::obstacle(&world).is_some(), now);
         Ok(Pass {
             context: context.clone(),

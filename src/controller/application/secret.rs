@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE};
-use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
 use kube::{ResourceExt, api::ObjectMeta, core::PartialObjectMeta};
 use serde_json::json;
@@ -34,7 +33,6 @@ pub(super) async fn look_at_secret(
     subject: &Subject,
     shape: &Shape,
     survey: &mut Survey,
-    now: Timestamp,
 ) -> Result<(SecretView, Option<ObjectVersion>), Abort> {
     let triggers = &survey.triggers;
     // A pass that ended early has observed the spec, but not yet written the Secret that it asks for.
@@ -43,7 +41,7 @@ pub(super) async fn look_at_secret(
         return Ok((survey.own_secret(true), survey.stored_secret.clone()));
     }
     let was_ours = survey.stored_secret.is_some();
-    if was_ours && context.memory.contested_until(&survey.uid, now).is_some() {
+    if was_ours && survey.contested_until.is_some() {
         survey.secret_is_damaged = true;
         survey.triggers.secret_damaged = true;
         return Ok((survey.own_secret(false), survey.stored_secret.clone()));

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 
 use super::super::{
     cluster::{Abort, Announcement},
-    report::{Conditions, announcement_of_change, whole_seconds, whole_seconds_from},
+    report::{Conditions, announcement, announcement_of_change, condition, whole_seconds, whole_seconds_from},
 };
 use super::Pass;
 use crate::{
@@ -20,6 +21,9 @@ use crate::{
     },
     reasons::Reason,
 };
+
+/// An object may be seen before a provider that was applied with it.
+const BEGINNING: SignedDuration = SignedDuration::from_secs(10);
 
 impl Pass {
     /// Writes what must be known before anything is added at the service.
@@ -100,9 +104,13 @@ impl Pass {
                 is_warning: false,
             });
         }
+        let begins_to_fail = status.deletion.is_some() && former.deletion.is_none();
+        let said_of_the_deletion = condition(&status.conditions, "Ready").filter(|_| begins_to_fail);
         self.announcements.extend(
             announcement_of_change(&former.conditions, &status.conditions)
-                .filter(|change| self.world.news.iter().all(|news| news.reason != change.reason)),
+                .or_else(|| said_of_the_deletion.and_then(announcement))
+                .filter(|change| self.world.news.iter().all(|news| news.reason != change.reason))
+                .filter(|change| !self.is_part_of_a_beginning(change, &former, now)),
         );
         let again = status.next_action_at.as_ref().map(|at| at.0);
         if status != former {
@@ -123,6 +131,15 @@ impl Pass {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         })
+    }
+
+    /// Whether a change is what one apply of provider and object brings about: nothing that anybody has to hear of.
+    fn is_part_of_a_beginning(&self, change: &Announcement, former: &AppIdApplicationStatus, now: Timestamp) -> bool {
+        let is_young = self.object.creation_timestamp().is_some_and(|created| now.duration_since(created.0) < BEGINNING);
+        let waits_for_the_provider = matches!(change.reason, Reason::ProviderNotFound | Reason::ProviderNotReady);
+        // That it is registered says the same.
+        let is_first_success = change.reason == Reason::Recovered && former.client_id.is_none();
+        (is_young && waits_for_the_provider) || is_first_success
     }
 
     pub(super) fn status(
@@ -151,8 +168,9 @@ impl Pass {
             if obstructed { former.provider_version.clone() } else { self.context.directory.version(&self.provider_key()) };
         status.failures = verdict.failed.then(|| i32::try_from(failures).unwrap_or(i32::MAX));
         let again = verdict.again.map(|at| Time(whole_seconds_from(at)));
-        // The same obstacle as before keeps its time: looking at it again is no news.
-        let keeps = obstructed && status.conditions == former.conditions && former.next_action_at.as_ref().is_some_and(|at| at.0 > now);
+        // The same obstacle as before keeps its time, unless that has come nearer: looking at it again is no news.
+        let is_ahead = |at: &Time| at.0 > now && again.as_ref().is_none_or(|again| at.0 <= again.0);
+        let keeps = obstructed && status.conditions == former.conditions && former.next_action_at.as_ref().is_some_and(is_ahead);
         status.next_action_at = if keeps { former.next_action_at.clone() } else { again };
         if self.world.deleting.is_some() && verdict.failed_deletion() {
             status.deletion = former.deletion.clone().or_else(|| Some(DeletionProgress { first_failed_at: Time(whole_seconds(now)) }));

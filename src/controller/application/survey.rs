@@ -34,6 +34,8 @@ pub(super) struct Survey {
     pub(super) triggers: Triggers,
     /// Whether the Secret was ours and is not as it was left.
     pub(super) secret_is_damaged: bool,
+    /// Until when a Secret that somebody else keeps changing is not put back.
+    pub(super) contested_until: Option<Timestamp>,
 }
 
 impl Survey {
@@ -71,6 +73,9 @@ impl Survey {
             next_action_at: status.next_action_at.as_ref().map(|at| at.0),
         };
         let unanswered_since = context.memory.unanswered_since(&uid);
+        // What a person asked for, or the provider changed, is no part of the fight over the Secret: it is done, and the Secret with it.
+        let waits_for_peace = !spec_changed && !triggers.provider_changed;
+        let contested_until = waits_for_peace.then(|| context.memory.contested_until(&uid, seen.is_none(), now)).flatten();
         Self {
             uid,
             key,
@@ -80,6 +85,7 @@ impl Survey {
             stored_secret: status.secret_version,
             triggers,
             secret_is_damaged: false,
+            contested_until,
         }
     }
 
@@ -90,7 +96,7 @@ impl Survey {
 
     /// What can be seen to be in the way without a look at the Secret.
     pub(super) fn obstacle(&self, context: &Context, object: &AppIdApplication) -> Option<Problem> {
-        rules::obstacle(&self.world(context, object, &shape_of(object), self.own_secret(true), false, Timestamp::UNIX_EPOCH))
+        rules::obstacle(&self.world(context, object, &shape_of(object), self.own_secret(true), false))
     }
 
     /// When to look again although nothing happens: what is left to do, or the drift check.
@@ -110,7 +116,6 @@ impl Survey {
         shape: &Shape,
         secret: SecretView,
         has_connection: bool,
-        now: Timestamp,
     ) -> World {
         let namespace = &self.key.0;
         let labels = context
@@ -167,6 +172,7 @@ impl Survey {
             stored: self.recorded.clone(),
             recorded: Recorded { unclear_since: self.recorded.unclear_since.max(self.unanswered_since), ..self.recorded.clone() },
             provider: view,
+            service_answers: context.directory.is_answering(&self.provider),
             secret,
             secret_rival: if owns_secret { None } else { claims.secret_rival(&self.key, &self.uid).map(|rival| rival.to_string()) },
             held_elsewhere,
@@ -178,7 +184,7 @@ impl Survey {
             news: Vec::new(),
             was_in_order: self.recorded.client_id.is_some() && !self.triggers.spec_changed && self.triggers.next_action_at.is_none(),
             was_refused: was_refused(object),
-            contested_until: context.memory.contested_until(&self.uid, now),
+            contested_until: self.contested_until,
             deleting: deleting.then(|| Deleting {
                 first_failed_at: object
                     .status

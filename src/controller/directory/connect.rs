@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     api::{AppIdProvider, IamProvider, ObjectVersion},
-    model::{ExposeSecret, Failure, SecretText, TenantIdentity},
+    model::{ExposeSecret, SecretText, TenantIdentity},
     plan::Problem,
     provider::{
         AppId, Gate, Iam, Tenant,
@@ -45,6 +45,27 @@ pub(super) struct ReadCredential {
     changed_at: Option<Timestamp>,
 }
 
+/// The Secrets that a provider names, by name, and the namespace they lie in.
+struct Named<'a> {
+    home: &'a str,
+    secrets: HashMap<String, ReadCredential>,
+}
+
+impl Named<'_> {
+    fn secret(&self, name: &str) -> Result<&ReadCredential, Problem> {
+        self.secrets.get(name).ok_or_else(|| missing("Secret", self.home, name, None))
+    }
+
+    /// The text under a key of a Secret.
+    fn text(&self, name: &str, key: &str) -> Result<&SecretText, Problem> {
+        self.secret(name)?.data.get(key).ok_or_else(|| missing("Secret", self.home, name, Some(key)))
+    }
+
+    fn api_key(&self, name: &str, key: Option<&str>) -> Result<SecretText, Problem> {
+        iam::api_key(self.text(name, key.unwrap_or("apikey"))?.expose_secret()).map_err(|failure| Problem::of(&failure))
+    }
+}
+
 impl Directory {
     pub(super) async fn connect(
         &self,
@@ -54,11 +75,11 @@ impl Directory {
         home: &str,
         specification: &Specification,
     ) -> Result<Result<Connection, Problem>, Abort> {
-        let mut read: HashMap<String, ReadCredential> = HashMap::new();
+        let mut read = Named { home, secrets: HashMap::new() };
         for name in specification.secret_names() {
             match self.read_secret(client, secrets, home, name).await? {
                 Ok(credential) => {
-                    read.insert(name.to_owned(), credential);
+                    read.secrets.insert(name.to_owned(), credential);
                 }
                 Err(problem) => return Ok(Err(problem)),
             }
@@ -67,7 +88,7 @@ impl Directory {
             None => None,
             Some(name) => match self.read_config_map(client, config_maps, home, name).await? {
                 Some(data) => Some(data),
-                None => return Ok(Err(missing("ConfigMap", name, None))),
+                None => return Ok(Err(missing("ConfigMap", home, name, None))),
             },
         };
         Ok(self.assemble(specification, &read, ca_from_map.as_deref()))
@@ -88,7 +109,7 @@ impl Directory {
         }
         let Some((metadata, data)) = cluster::read_secret(client, home, name).await? else {
             self.credentials.lock().remove(&key);
-            return Ok(Err(missing("Secret", name, None)));
+            return Ok(Err(missing("Secret", home, name, None)));
         };
         if metadata.labels.iter().flatten().any(|(label, _)| label == "cloudidentity.dev/state") {
             return Ok(Err(Problem::new(
@@ -128,7 +149,7 @@ impl Directory {
     fn assemble(
         &self,
         specification: &Specification,
-        read: &HashMap<String, ReadCredential>,
+        read: &Named<'_>,
         ca_from_map: Option<&BTreeMap<String, String>>,
     ) -> Result<Connection, Problem> {
         let ca = ca_bundle(specification, read, ca_from_map)?;
@@ -146,21 +167,15 @@ impl Directory {
         }
     }
 
-    fn app_id(
-        &self,
-        spec: &AppIdProvider,
-        read: &HashMap<String, ReadCredential>,
-        ca: Option<&[u8]>,
-        budget: Budget,
-    ) -> Result<Connection, Problem> {
+    fn app_id(&self, spec: &AppIdProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
         let (origin, tenant_id, api_key, source) = if let Some(binding) = &spec.binding {
-            let source = credential(read, &binding.secret_ref.name)?;
+            let source = read.secret(&binding.secret_ref.name)?;
             let key = binding.secret_ref.key.as_deref().unwrap_or("binding");
             let parsed = match source.data.get(key) {
                 Some(text) => app_id::service_credential(text.expose_secret()),
                 None => app_id::service_credential_from(|name| source.data.get(name).map(|text| text.expose_secret().trim())),
             };
-            let parsed = parsed.map_err(|failure| problem_of(&failure))?;
+            let parsed = parsed.map_err(|failure| Problem::of(&failure))?;
             (parsed.origin, parsed.tenant_id, parsed.api_key, source)
         } else {
             let (Some(url), Some(tenant_id), Some(key)) =
@@ -168,8 +183,8 @@ impl Directory {
             else {
                 return Err(Problem::new(Reason::InvalidSpec, "set either binding, or url, tenantId and iam.apiKey"));
             };
-            let source = credential(read, &key.secret_ref.name)?;
-            (url.0.clone(), tenant_id.clone(), api_key(source, key.secret_ref.key.as_deref(), &key.secret_ref.name)?, source)
+            let source = read.secret(&key.secret_ref.name)?;
+            (url.0.clone(), tenant_id.clone(), read.api_key(&key.secret_ref.name, key.secret_ref.key.as_deref())?, source)
         };
         let origin = self.origin("checking the address of App ID", &origin)?;
         let iam_url = spec.iam.as_ref().and_then(|iam| iam.url.as_ref()).map_or(iam::DEFAULT_URL, |url| url.0.as_str());
@@ -185,7 +200,7 @@ impl Directory {
             )
         };
         let tenant =
-            Tenant::new("app_id", shared.gate.clone(), &self.http, ca, self.metrics.clone()).map_err(|failure| problem_of(&failure))?;
+            Tenant::new("app_id", shared.gate.clone(), &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
         let fingerprint = fingerprint(&[
             host.as_bytes(),
             tenant_id.as_bytes(),
@@ -205,15 +220,9 @@ impl Directory {
         })
     }
 
-    fn iam_service(
-        &self,
-        spec: &IamProvider,
-        read: &HashMap<String, ReadCredential>,
-        ca: Option<&[u8]>,
-        budget: Budget,
-    ) -> Result<Connection, Problem> {
-        let source = credential(read, &spec.api_key.secret_ref.name)?;
-        let key = api_key(source, spec.api_key.secret_ref.key.as_deref(), &spec.api_key.secret_ref.name)?;
+    fn iam_service(&self, spec: &IamProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
+        let source = read.secret(&spec.api_key.secret_ref.name)?;
+        let key = read.api_key(&spec.api_key.secret_ref.name, spec.api_key.secret_ref.key.as_deref())?;
         let url = self.origin("checking the address of IAM", spec.url.as_ref().map_or(iam::DEFAULT_URL, |url| url.0.as_str()))?;
         let (iam, fingerprint) = self.iam(&url, key, source, ca, budget)?;
         Ok(Connection {
@@ -241,7 +250,8 @@ impl Directory {
             return Ok((iam, fingerprint));
         }
         let known_for = source.changed_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok()).unwrap_or_default();
-        let tenant = Tenant::new("iam", Gate::new(budget), &self.http, ca, self.metrics.clone()).map_err(|failure| problem_of(&failure))?;
+        let tenant =
+            Tenant::new("iam", Gate::new(budget), &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
         let iam = Arc::new(Iam::new(tenant, url, api_key, known_for));
         shared.iams.retain(|_, known| known.strong_count() > 0);
         shared.iams.insert(fingerprint, Arc::downgrade(&iam));
@@ -249,51 +259,37 @@ impl Directory {
     }
 
     fn origin(&self, doing: &'static str, text: &str) -> Result<Url, Problem> {
-        http::checked_origin(doing, text, &self.http).map_err(|failure| problem_of(&failure))
+        http::checked_origin(doing, text, &self.http).map_err(|failure| Problem::of(&failure))
     }
 }
 
 fn ca_bundle(
     specification: &Specification,
-    read: &HashMap<String, ReadCredential>,
+    read: &Named<'_>,
     ca_from_map: Option<&BTreeMap<String, String>>,
 ) -> Result<Option<Vec<u8>>, Problem> {
     let Some(bundle) = &specification.ca_bundle else { return Ok(None) };
     let text = match (&bundle.config_map_ref, &bundle.secret_ref) {
         (Some(reference), _) => {
             let key = reference.key.as_deref().unwrap_or("ca.crt");
-            ca_from_map.and_then(|data| data.get(key)).cloned().ok_or_else(|| missing("ConfigMap", &reference.name, Some(key)))?
+            ca_from_map
+                .and_then(|data| data.get(key))
+                .cloned()
+                .ok_or_else(|| missing("ConfigMap", read.home, &reference.name, Some(key)))?
         }
-        (None, Some(reference)) => {
-            let key = reference.key.as_deref().unwrap_or("ca.crt");
-            let data = &credential(read, &reference.name)?.data;
-            data.get(key).map(|text| text.expose_secret().to_owned()).ok_or_else(|| missing("Secret", &reference.name, Some(key)))?
-        }
+        (None, Some(reference)) => read.text(&reference.name, reference.key.as_deref().unwrap_or("ca.crt"))?.expose_secret().to_owned(),
         (None, None) => return Err(Problem::new(Reason::InvalidSpec, "tls.caBundle names neither a ConfigMap nor a Secret")),
     };
     Ok(Some(text.into_bytes()))
 }
 
-fn credential<'a>(read: &'a HashMap<String, ReadCredential>, name: &str) -> Result<&'a ReadCredential, Problem> {
-    read.get(name).ok_or_else(|| missing("Secret", name, None))
-}
-
-fn api_key(source: &ReadCredential, key: Option<&str>, name: &str) -> Result<SecretText, Problem> {
-    let key = key.unwrap_or("apikey");
-    let text = source.data.get(key).ok_or_else(|| missing("Secret", name, Some(key)))?;
-    iam::api_key(text.expose_secret()).map_err(|failure| problem_of(&failure))
-}
-
-fn missing(kind: &str, name: &str, key: Option<&str>) -> Problem {
+/// A Secret or ConfigMap of the namespace `home`, or one of its keys, that is not there.
+fn missing(kind: &str, home: &str, name: &str, key: Option<&str>) -> Problem {
     let message = match key {
-        Some(key) => format!("the {kind} {name} has no key {key:?} with text"),
-        None => format!("the {kind} {name} does not exist"),
+        Some(key) => format!("the {kind} {name} in the namespace {home} has no key {key:?} with text"),
+        None => format!("the {kind} {name} does not exist in the namespace {home}: create it there"),
     };
     Problem::new(Reason::CredentialsNotFound, message)
-}
-
-fn problem_of(failure: &Failure) -> Problem {
-    Problem::new(failure.reason, failure.to_string())
 }
 
 fn fingerprint(parts: &[&[u8]]) -> [u8; 32] {

@@ -201,7 +201,8 @@ impl World {
         if self.deleting.is_some() {
             return;
         }
-        if self.recorded.client_id.is_none() {
+        // Without a finalizer of ours nothing was sent: a look before that leaves no doubt.
+        if self.recorded.client_id.is_none() && (self.claim != Claim::Absent || !found.is_empty()) {
             self.recorded.unclear_since = Some(now);
             if let Some(first) = found.into_iter().next() {
                 self.recorded.client_id = Some(first.client_id.clone());

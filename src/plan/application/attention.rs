@@ -74,6 +74,12 @@ pub fn attention(triggers: &Triggers, has_obstacle: bool, now: Timestamp) -> Att
 #[must_use]
 pub fn obstacle(world: &World) -> Option<Problem> {
     let desired = &world.desired;
+    if desired.suspended && world.recorded.client_id.is_some() && matches!(world.secret, SecretView::Absent) {
+        return Some(Problem::new(
+            Reason::SecretMissing,
+            "the Secret is gone, and the object is suspended (spec.suspend): it is put back when that is false",
+        ));
+    }
     if desired.suspended {
         return Some(Problem::new(Reason::Suspended, "the object is suspended (spec.suspend)"));
     }

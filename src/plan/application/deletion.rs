@@ -36,7 +36,7 @@ pub(super) fn deletion(world: &World, deleting: &Deleting, now: Timestamp) -> Ne
 
 pub(super) fn deletion_problem(world: &World) -> Option<Problem> {
     if let Some(trouble) = world.troubles.first() {
-        return Some(Problem::new(trouble.failure.reason, trouble.failure.to_string()));
+        return Some(Problem::of(&trouble.failure));
     }
     match &world.provider {
         ProviderView::Unusable(problem) if !world.retains() => Some(problem.clone()),

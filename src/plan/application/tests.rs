@@ -152,6 +152,8 @@ impl Site {
             recorded: Recorded { unclear_since: self.stored.unclear_since.max(self.unanswered_since), ..self.stored.clone() },
             stored: self.stored.clone(),
             provider: usable,
+            // Both happen in every story.
+            service_answers: self.now.as_second() % 2 == 0,
             secret: self.secret.as_ref().map_or(SecretView::Absent, |secret| {
                 let (client_id, held) = (Some(secret.client_id.clone()), held(secret));
                 if secret.is_released {

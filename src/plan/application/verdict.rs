@@ -92,7 +92,7 @@ impl World {
             return State::Unknown(Problem::new(Reason::NotApplicable, "a SinglePageApp has no secret that could be tried"));
         }
         match self.troubles.iter().find(|trouble| trouble.stage == Stage::Verification) {
-            Some(trouble) => State::No(Problem::new(trouble.failure.reason, trouble.failure.to_string())),
+            Some(trouble) => State::No(Problem::of(&trouble.failure)),
             None if self.recorded.verified => State::Yes(Reason::Verified),
             None => State::Unknown(Problem::new(Reason::InProgress, "the credential was not tried yet")),
         }
@@ -105,14 +105,17 @@ impl World {
 
     fn problem(&self, now: Timestamp) -> Option<Problem> {
         if self.deleting.is_some() {
-            return deletion_problem(self).or_else(|| Some(Problem::new(Reason::Deleting, "the registration is being removed")));
+            return deletion_problem(self)
+                .map(|problem| self.with_an_end(problem, now))
+                .or_else(|| Some(Problem::new(Reason::Deleting, "the registration is being removed")));
         }
         if let Some(obstacle) = obstacle(self) {
             return Some(obstacle);
         }
         if let Some(trouble) = self.troubles.first() {
-            let reason = if trouble.stage == Stage::Name { Reason::RenameFailed } else { trouble.failure.reason };
-            return Some(Problem::new(reason, trouble.failure.to_string()));
+            let problem = Problem::of(&trouble.failure);
+            let reason = if trouble.stage == Stage::Name { Reason::RenameFailed } else { problem.reason };
+            return Some(Problem { reason, ..problem });
         }
         if self.attention < Attention::Full {
             return None;
@@ -121,6 +124,15 @@ impl World {
             Next::Rest => None,
             Next::Perform(_) => Some(Problem::new(Reason::InProgress, "work is under way")),
         })
+    }
+
+    /// A deletion that fails says until when it is tried.
+    fn with_an_end(&self, problem: Problem, now: Timestamp) -> Problem {
+        let Some(deleting) = self.deleting.as_ref().filter(|deleting| !deleting.released && !deleting.abandoned) else { return problem };
+        let first_failed_at = deleting.first_failed_at.unwrap_or(now);
+        let end = later(Timestamp::from_second(first_failed_at.as_second()).unwrap_or(first_failed_at), deleting.budget);
+        let message = format!("the object is being deleted, tried until {end} and then given up, naming what is left; {}", problem.message);
+        Problem { message, ..problem }
     }
 
     /// What was found at the service and cannot go on by itself.
@@ -209,7 +221,7 @@ impl World {
             return self.deletion_again(deleting, failures, seed, now);
         }
         let unclear = self.recorded.unclear_since.map(|_| self.absence_is_certain_at().max(later(now, Duration::from_secs(1))));
-        if problem.is_some_and(|problem| problem.reason == Reason::Suspended) {
+        if problem.is_some_and(|problem| matches!(problem.reason, Reason::Suspended | Reason::SecretMissing)) {
             // Only a change of the spec ends it.
             return None;
         }

@@ -229,6 +229,8 @@ pub struct World {
     pub stored: Recorded,
     /// The provider.
     pub provider: ProviderView,
+    /// Whether the service was found working, and answered the last call of anybody.
+    pub service_answers: bool,
     /// The Secret.
     pub secret: SecretView,
     /// A flaw of the spec that the API server could not see.

@@ -4,7 +4,7 @@
 //!
 //! Every request has a deadline and a limit on the size of its answer. Redirects are not followed. TLS is verified, always.
 //! The address is checked when connecting, so that a name cannot lead to the machine itself. No text of an answer
-//! reaches an error but known message fields, scrubbed and cut; no URL reaches one at all.
+//! reaches an error but known message fields, scrubbed and cut; of a URL host and port, nothing else.
 
 mod address;
 mod tls;
@@ -171,6 +171,7 @@ impl Tenant {
         let permit = self.gate.enter(request.doing, &caller.namespace, caller.urgency).await?;
         self.metrics.waited(self.service, asked.elapsed());
         let (doing, operation, changes) = (request.doing, request.operation, request.method != Method::GET);
+        let place = place(&request.url);
         if changes && caller.fence.as_ref().is_some_and(|fence| !fence.holds()) {
             return Err(Failure::new(doing, Class::Transient, Reason::InProgress, "another process leads now; nothing was sent"));
         }
@@ -180,7 +181,7 @@ impl Tenant {
         let begun = Instant::now();
         let deadline = request.deadline;
         let result = tokio::time::timeout(deadline, self.exchange(request)).await.unwrap_or_else(|_| {
-            let message = format!("no complete answer within {} s", deadline.as_secs());
+            let message = format!("no complete answer from {place} within {} s", deadline.as_secs());
             Err(Failure { may_have_happened: changes, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) })
         });
         drop(permit);
@@ -219,7 +220,7 @@ impl Tenant {
     }
 
     async fn exchange(&self, request: Request<'_>) -> Result<Answer, Failure> {
-        let (doing, changes) = (request.doing, request.method != Method::GET);
+        let (doing, changes, place) = (request.doing, request.method != Method::GET, place(&request.url));
         let mut builder = self.client.request(request.method, request.url).header(ACCEPT, "application/json");
         if let Some(value) = request.authorization {
             let mut value = HeaderValue::try_from(value.expose_secret()).map_err(|_| {
@@ -233,7 +234,7 @@ impl Tenant {
             Body::Json(value) => builder.json(value),
             Body::Form(fields) => builder.form(fields),
         };
-        let response = builder.send().await.map_err(|error| no_answer(doing, changes, &error))?;
+        let response = builder.send().await.map_err(|error| no_answer(doing, changes, &place, &error))?;
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let is_html = response.headers().get(reqwest::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
@@ -386,8 +387,14 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(MOST))
 }
 
+/// Host and port of an address: what of a URL may be shown.
+fn place(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
 /// What it means that no answer came. The error's own text holds the URL.
-fn no_answer(doing: &'static str, changes: bool, error: &reqwest::Error) -> Failure {
+fn no_answer(doing: &'static str, changes: bool, place: &str, error: &reqwest::Error) -> Failure {
     let mut source = error.source();
     while let Some(cause) = source {
         if cause.downcast_ref::<AddressNotAllowed>().is_some() {
@@ -399,13 +406,16 @@ fn no_answer(doing: &'static str, changes: bool, error: &reqwest::Error) -> Fail
                 doing,
                 Class::Rejected,
                 Reason::TlsNotTrusted,
-                format!("the server's certificate is not trusted ({flaw})"),
+                format!("the certificate of {place} is not trusted ({flaw})"),
             );
         }
         source = cause.source();
     }
-    let (message, may_have_happened) =
-        if error.is_connect() { ("no connection to the service", false) } else { ("the connection broke off", changes) };
+    let (message, may_have_happened) = if error.is_connect() {
+        (format!("no connection to {place}"), false)
+    } else {
+        (format!("the connection to {place} broke off"), changes)
+    };
     Failure { may_have_happened, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) }
 }
 
