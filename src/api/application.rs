@@ -139,17 +139,20 @@ pub struct AppIdApplicationSpec {
     /// App ID takes a removed scope away from every role, for good: while a role holds it nothing is removed (`ScopeInUse`), unless the object
     /// is annotated `cloudidentity.dev/remove-scope: <name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 50), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(max = 50))]
+    #[x_kube(validation = ("self.all(x, self.exists_one(other, other == x))", "no scope may stand there twice"))]
     pub scopes: Option<Vec<ScopeName>>,
     /// Names of roles that exist in the tenant, at most 50, assigned to the application (they count in the client-credentials flow).
     /// Left out: not managed. Missing ones are added; removed are only those that this object added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 50), inner(length(min = 1, max = 128)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(max = 50), inner(length(min = 1, max = 128)))]
+    #[x_kube(validation = ("self.all(x, self.exists_one(other, other == x))", "no role may stand there twice"))]
     pub roles: Option<Vec<String>>,
     /// Redirect URIs, at most 100: `https`, or `http` on localhost; host in lower case; no wildcard. App ID keeps one list for the whole tenant: entries are
     /// merged into it, and only what this object added is removed again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = ("self.all(x, self.exists_one(other, other == x))", "no redirect URI may stand there twice"))]
     pub redirect_uris: Vec<RedirectUri>,
     /// Where and how the credential is published.
     #[serde(default)]

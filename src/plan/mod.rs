@@ -4,6 +4,7 @@ pub mod application;
 pub mod field_ownership;
 pub mod layout;
 pub mod permit;
+pub mod schedule;
 pub mod wait;
 
 use crate::{

@@ -94,6 +94,7 @@ struct State {
     timer_is_set: bool,
     pause: Option<Pause>,
     failures_in_a_row: u32,
+    has_answered: bool,
     /// How much of the budgeted rate is used: all of it, until the service asks for less.
     share: f64,
 }
@@ -121,6 +122,7 @@ impl Gate {
                 timer_is_set: false,
                 pause: None,
                 failures_in_a_row: 0,
+                has_answered: false,
                 share: 1.0,
             }),
         })
@@ -160,6 +162,7 @@ impl Gate {
     pub fn answered(&self) {
         let mut state = self.state.lock();
         state.failures_in_a_row = 0;
+        state.has_answered = true;
         state.share = (state.share + SHARE_GAINED).min(1.0);
     }
 
@@ -188,7 +191,7 @@ impl Gate {
     #[must_use]
     pub fn is_answering(&self) -> bool {
         let mut state = self.state.lock();
-        state.failures_in_a_row == 0 && state.current_pause().is_none()
+        state.has_answered && state.failures_in_a_row == 0 && state.current_pause().is_none()
     }
 
     /// Whether the tenant is paused now.

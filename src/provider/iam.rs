@@ -137,6 +137,12 @@ impl Iam {
         }
     }
 
+    /// Whether IAM answered the last call.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.tenant.gate().is_answering()
+    }
+
     /// A service refused the token: the next caller gets another one.
     pub async fn refuse(&self, token: &Arc<IamToken>) {
         let mut kept = self.token.lock().await;

@@ -199,8 +199,10 @@ async fn fifty_applications_at_once_cost_fifty_times_as_much_and_share_the_rest(
     // A turn is shared by whoever waits for it, and at most eight passes of a tenant run at once.
     assert!(batches <= OBJECTS * 4 / 5, "{batches} batches of redirect URIs");
     assert!(lists <= 2 * batches + 2, "{lists} readings of the redirect URIs for {batches} batches");
-    // The probe of the provider: a list, and a look whether we may write.
-    assert_eq!((count("app_id.applications.list"), count("app_id.scopes.get")), (1, 1));
+    // The probe of the provider: a list, and a look whether we may write. The objects were there before that: one of them asked first
+    // whether anybody answers, for all.
+    assert!((1..=2).contains(&count("app_id.applications.list")), "{calls:?}");
+    assert_eq!(count("app_id.scopes.get"), 1);
 }
 
 /// Promise 6. A label, an annotation, the same document again: nothing of it is news.

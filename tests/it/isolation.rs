@@ -32,12 +32,14 @@ async fn a_hanging_and_a_slow_tenant_delay_no_other_tenants_objects() {
     another_tenant(&stage, SLOW_TENANT, "slow").await;
     stage.ready_provider("other").await;
     stage.ready_provider("slow").await;
+    // It worked once: nothing keeps its objects from registering.
+    stage.provider().await;
+    stage.provider_ready().await;
     // How long it takes here and now when nothing hangs: the machine may be busy with other tests.
     let alone = ten_become_ready(&stage, "before").await;
     stage.control.inject(&Rule::every("app_id", Action::Hang { when: When::BeforeCommit }).tenant(TENANT)).await.expect("accepted");
     let late = Action::Delay { when: When::BeforeCommit, milliseconds: 5000 };
     stage.control.inject(&Rule::every("app_id", late).tenant(SLOW_TENANT)).await.expect("accepted");
-    stage.provider().await;
     let of = |name: &'static str| json!({ "providerRef": { "name": name } });
     let names = |prefix: &str| -> Vec<String> { (0..60).map(|n| format!("{prefix}-{n}")).collect() };
     let (stuck, slow) = (names("stuck"), names("slow"));

@@ -77,6 +77,10 @@ impl Pass {
         };
         Ok(match step {
             Step::ReadCatalogue => Outcome::Catalogue(app_id.catalogue(&caller).await?),
+            Step::SeeThatItAnswers => {
+                app_id.see_that_it_answers(&caller).await?;
+                Outcome::Done
+            }
             Step::FindNamesakes => Outcome::Namesakes(app_id.find(&caller, self.world.provisional.as_str()).await?),
             Step::Look(id) => app_id.look(&caller, id).await?.map_or(Outcome::NotFound, Outcome::Application),
             Step::ConfirmAbsence(id) => Outcome::Listed(app_id.is_listed(&caller, id).await?),

@@ -220,16 +220,12 @@ impl Directory {
         self.entries.lock().get(key).is_some_and(|entry| entry.is_doubted)
     }
 
-    /// Whether the provider was found working, no object met anything else since, and its service answered the last call.
+    /// Whether what the provider leads to answered the last call that anybody made.
     #[must_use]
     pub fn is_answering(&self, key: &ProviderKey) -> bool {
-        let entries = self.entries.lock();
-        entries.get(key).is_some_and(|entry| {
-            let answers = |connection: &Arc<Connection>| match &connection.service {
-                Service::AppId(app_id) => app_id.tenant().gate().is_answering(),
-                Service::Iam(_) => true,
-            };
-            entry.has_worked && !entry.is_doubted && entry.current.as_ref().is_ok_and(answers)
+        self.connection(key).is_ok_and(|connection| match &connection.service {
+            Service::AppId(app_id) => app_id.is_answering(),
+            Service::Iam(iam) => iam.is_answering(),
         })
     }
 

@@ -62,6 +62,7 @@ impl World {
                     self.stored.tenant = self.recorded.tenant.clone();
                 }
             }
+            (Step::SeeThatItAnswers, _) => self.service_answers = true,
             (Step::Register, Outcome::Application(application)) => self.absorb_registration(application, now),
             (Step::FindNamesakes, Outcome::Namesakes(found)) => self.absorb_namesakes(found, now),
             (Step::Look(_) | Step::ConfirmAbsence(_), Outcome::Application(application)) => self.see(application),
@@ -201,8 +202,7 @@ impl World {
         if self.deleting.is_some() {
             return;
         }
-        // Without a finalizer of ours nothing was sent: a look before that leaves no doubt.
-        if self.recorded.client_id.is_none() && (self.claim != Claim::Absent || !found.is_empty()) {
+        if self.recorded.client_id.is_none() {
             self.recorded.unclear_since = Some(now);
             if let Some(first) = found.into_iter().next() {
                 self.recorded.client_id = Some(first.client_id.clone());

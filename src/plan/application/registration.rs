@@ -47,10 +47,10 @@ pub(super) fn register(world: &World, now: Timestamp) -> Option<Step> {
         // The former registration is gone. As long as status names it, a crash after the next one would leave that unnoticed.
         return Some(Step::Record);
     }
-    let has_just_answered = world.remote.namesakes.is_some() || world.remote.catalogue.is_some();
+    let answers = world.service_answers || world.remote.catalogue.is_some();
     match world.claim {
         // What was never sent needs no deletion: nothing is claimed while nobody answers.
-        Claim::Absent | Claim::Unmarked if !world.service_answers && !has_just_answered => Some(Step::FindNamesakes),
+        Claim::Absent | Claim::Unmarked if !answers => Some(Step::SeeThatItAnswers),
         Claim::Absent | Claim::Unmarked => Some(Step::Claim),
         Claim::Before if world.remote.namesakes.is_none() => Some(Step::FindNamesakes),
         _ if !world.remote.registration_was_sent => Some(Step::Register),

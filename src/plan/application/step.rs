@@ -19,6 +19,8 @@ pub enum Holding {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Ask for something harmless, shared by all who need that answer.
+    SeeThatItAnswers,
     /// Write finalizer and tenant annotation, in one patch.
     Claim,
     /// Read the tenant's roles.
@@ -155,6 +157,7 @@ impl Step {
         }
         match self {
             Self::Claim
+            | Self::SeeThatItAnswers
             | Self::FindNamesakes
             | Self::Register
             | Self::Look(_)

@@ -300,7 +300,7 @@ impl Site {
                 self.secret.take_if(|secret| !secret.is_released);
                 Outcome::Done
             }
-            Step::Try | Step::Hold(..) | Step::Forget(_) => Outcome::Done,
+            Step::SeeThatItAnswers | Step::Try | Step::Hold(..) | Step::Forget(_) => Outcome::Done,
             other => panic!("{other:?} does not happen in this miniature"),
         }
     }

@@ -229,7 +229,7 @@ pub struct World {
     pub stored: Recorded,
     /// The provider.
     pub provider: ProviderView,
-    /// Whether the service was found working, and answered the last call of anybody.
+    /// Whether the service answered the last call that anybody made.
     pub service_answers: bool,
     /// The Secret.
     pub secret: SecretView,

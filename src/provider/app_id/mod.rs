@@ -42,6 +42,9 @@ use crate::{
 /// What our provisional names begin with: secrets in a list are kept for these alone.
 const PROVISIONAL: &str = "cio-";
 
+/// A list that is no older shows that a tenant answers.
+const ANSWERED_LATELY: Duration = Duration::from_secs(10);
+
 /// One App ID tenant.
 #[derive(Debug)]
 pub struct AppId {
@@ -138,6 +141,22 @@ impl AppId {
             _ => None,
         };
         Ok(Standing { can_register, ..token.standing.clone() })
+    }
+
+    /// Whether App ID and IAM both answered the last call that anybody made.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.tenant.gate().is_answering() && self.iam.is_answering()
+    }
+
+    /// Sees that the tenant answers, by a list that may be a few seconds old: that of the provider's own check serves everybody.
+    ///
+    /// # Errors
+    ///
+    /// When there is no token or no list.
+    pub async fn see_that_it_answers(&self, caller: &Caller) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.fresh_list(caller, now.checked_sub(ANSWERED_LATELY).unwrap_or(now)).await.map(drop)
     }
 
     /// The application's scopes.
