@@ -55,6 +55,8 @@ pub mod mark {
     pub const ADOPTED: &str = "cloudidentity.dev/adopted";
     /// On a Secret that outlived its object by `deletionPolicy: Retain`: `Kind/namespace/name` it came from.
     pub const RETAINED_FROM: &str = "cloudidentity.dev/retained-from";
+    /// On a Secret (label): it holds the operator's own state and may not be referred to.
+    pub const STATE: &str = "cloudidentity.dev/state";
     /// On an object, by a person: the App ID scope that may be taken away although roles hold it.
     pub const REMOVE_SCOPE: &str = "cloudidentity.dev/remove-scope";
     /// Every label and annotation key that belongs to the operator starts with this.

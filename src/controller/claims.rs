@@ -45,11 +45,22 @@ pub struct Claimant {
     pub uid: String,
 }
 
+impl Claimant {
+    /// How others refer to it.
+    #[must_use]
+    pub fn reference(&self) -> Reference {
+        (self.kind, self.namespace.clone(), self.name.clone())
+    }
+}
+
 impl std::fmt::Display for Claimant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
     }
 }
+
+/// An object that another one refers to: kind, namespace, name.
+pub type Reference = (&'static str, String, String);
 
 /// What one object claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +71,10 @@ pub struct Claim {
     pub created: i64,
     /// The Secret it publishes.
     pub secret: Key,
-    /// The provider it uses.
-    pub provider: ProviderKey,
+    /// The provider it names.
+    pub provider: Option<ProviderKey>,
+    /// Objects of its own namespace that it refers to.
+    pub refers_to: BTreeSet<Reference>,
     /// The tenant recorded on it.
     pub tenant: Option<String>,
     /// The registration it holds.
@@ -87,6 +100,7 @@ struct State {
     reserved: HashMap<(String, ClientId), String>,
     by_uri: HashMap<(String, String), BTreeSet<String>>,
     by_provider: HashMap<ProviderKey, BTreeSet<String>>,
+    by_reference: HashMap<Reference, BTreeSet<String>>,
     /// Who waits for a registration that another object holds.
     waiting: HashMap<(String, ClientId), BTreeSet<String>>,
 }
@@ -168,11 +182,20 @@ impl Claims {
             .collect()
     }
 
-    /// Who uses a provider.
+    /// Who uses a provider: names it, or refers to an object that does.
     #[must_use]
     pub fn of_provider(&self, provider: &ProviderKey) -> Vec<Claimant> {
         let state = self.0.lock();
-        state.by_provider.get(provider).into_iter().flatten().filter_map(|uid| state.claimant(uid)).collect()
+        let mut users: Vec<_> = state.by_provider.get(provider).into_iter().flatten().filter_map(|uid| state.claimant(uid)).collect();
+        let followers: Vec<_> = users.iter().flat_map(|user| state.referring_to(&user.reference())).collect();
+        users.extend(followers);
+        users
+    }
+
+    /// Who refers to an object.
+    #[must_use]
+    pub fn referring_to(&self, reference: &Reference) -> Vec<Claimant> {
+        self.0.lock().referring_to(reference)
     }
 
     /// Who in a namespace uses a cluster provider.
@@ -195,6 +218,10 @@ impl Claims {
 }
 
 impl State {
+    fn referring_to(&self, reference: &Reference) -> Vec<Claimant> {
+        self.by_reference.get(reference).into_iter().flatten().filter_map(|uid| self.claimant(uid)).collect()
+    }
+
     fn claimant(&self, uid: &str) -> Option<Claimant> {
         self.by_uid.get(uid).map(|claim| claim.claimant.clone())
     }
@@ -207,7 +234,12 @@ impl State {
     fn enter(&mut self, claim: Claim) {
         let uid = claim.claimant.uid.clone();
         self.by_secret.entry(claim.secret.clone()).or_default().insert((claim.created, uid.clone()));
-        self.by_provider.entry(claim.provider.clone()).or_default().insert(uid.clone());
+        if let Some(provider) = &claim.provider {
+            self.by_provider.entry(provider.clone()).or_default().insert(uid.clone());
+        }
+        for reference in &claim.refers_to {
+            self.by_reference.entry(reference.clone()).or_default().insert(uid.clone());
+        }
         if let Some(tenant) = &claim.tenant {
             if let Some(client_id) = &claim.client_id {
                 self.by_client.entry((tenant.clone(), client_id.clone())).or_default().insert(uid.clone());
@@ -222,7 +254,12 @@ impl State {
     fn withdraw(&mut self, uid: &str) -> Vec<Claimant> {
         let Some(claim) = self.by_uid.remove(uid) else { return Vec::new() };
         prune(&mut self.by_secret, &claim.secret, &(claim.created, uid.to_owned()));
-        prune(&mut self.by_provider, &claim.provider, &uid.to_owned());
+        if let Some(provider) = &claim.provider {
+            prune(&mut self.by_provider, provider, &uid.to_owned());
+        }
+        for reference in &claim.refers_to {
+            prune(&mut self.by_reference, reference, &uid.to_owned());
+        }
         if let Some(tenant) = &claim.tenant {
             if let Some(client_id) = &claim.client_id {
                 prune(&mut self.by_client, &(tenant.clone(), client_id.clone()), &uid.to_owned());

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{
     claims::{Claimant, Claims, ProviderKey},
     cluster::{self, Announcement, Subject},
+    credentials::Credentials,
     directory::Directory,
     leadership::Leadership,
     versions::Versions,
@@ -58,6 +59,8 @@ pub struct Context {
     pub secrets: Versions,
     /// Versions of ConfigMaps.
     pub config_maps: Versions,
+    /// The Secrets that objects refer to.
+    pub credentials: Arc<Credentials>,
     /// Who claims what.
     pub claims: Claims,
     /// The providers, ready to use.

@@ -23,15 +23,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Context, Kind, after_abort,
     application::{Applications, claim_of},
-    claims::Claims,
+    claims::{Claims, ProviderKey},
     cluster::{self, Announcement, Subject},
     context::{Memory, Settings, Wake},
+    credentials::Credentials,
     directory::{Directory, Specification},
     leadership::{Candidate, Leadership},
     provider::{ProviderObject, Providers},
     reconcile,
     report::is_true,
-    versions::{Key, Namer, Versions, View},
+    versions::{Key, Versions, View, Who},
     watch::{Change, Feed, METADATA_PAGE, follow},
 };
 use crate::{
@@ -177,9 +178,13 @@ async fn work(
     let (providers_queue, providers_wanted) = unbounded_channel();
     let (cluster_providers_queue, cluster_providers_wanted) = unbounded_channel();
     let (namespace_store, mut namespace_writer) = store::<PartialObjectMeta<Namespace>>();
+    let credentials = Arc::new(Credentials::default());
+    let directory =
+        Directory::new(settings.http.clone(), settings.namespace.clone(), options.cluster_providers, metrics.clone(), credentials.clone());
     let context = Arc::new(Context {
         client,
-        directory: Directory::new(settings.http.clone(), settings.namespace.clone(), options.cluster_providers, metrics.clone()),
+        directory,
+        credentials,
         settings,
         secrets: Versions::default(),
         config_maps: Versions::default(),
@@ -340,11 +345,15 @@ fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdApplication>) +
             let uid = object.uid().unwrap_or_default();
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
-            let provider = claim_of(&object).provider;
-            if context.claims.of_provider(&provider).is_empty() {
-                context.directory.forget(&provider);
-            }
+            forget_unused(&context, claim_of(&object).provider.as_ref());
         }
+    }
+}
+
+/// A provider that nobody uses any more needs no connection to where it led before.
+fn forget_unused(context: &Context, provider: Option<&ProviderKey>) {
+    if let Some(provider) = provider.filter(|provider| context.claims.of_provider(provider).is_empty()) {
+        context.directory.forget(provider);
     }
 }
 
@@ -356,12 +365,13 @@ fn on_provider<P: ProviderObject>(
     move |change| match change {
         Change::Applied(object) => wake(&context, ObjectRef::from_obj(&*object)),
         Change::Deleted(object) => {
-            let namer = object.specification().namer();
+            let specification = object.specification();
+            let namer = specification.namer();
             context.secrets.name(&namer, &[]);
             context.config_maps.name(&namer, &[]);
-            let Namer { key, uid } = namer;
+            let key = specification.key;
             context.directory.remove(&key);
-            context.memory.forget(&uid);
+            context.memory.forget(&specification.uid);
             let users = context.claims.of_provider(&key);
             if users.is_empty() {
                 context.directory.forget(&key);
@@ -459,7 +469,10 @@ fn on_secrets(context: &Arc<Context>, changed: Vec<Key>) {
 fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
     for namer in versions.named_by(key) {
         context.memory.wake(&namer.uid);
-        context.wake.provider(&namer.key);
+        match &namer.who {
+            Who::Provider(provider) => context.wake.provider(provider),
+            Who::Claimant(claimant) => context.wake.claimant(claimant),
+        }
     }
 }
 

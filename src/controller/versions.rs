@@ -8,19 +8,28 @@ use std::collections::{HashMap, HashSet};
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use parking_lot::Mutex;
 
-use super::claims::ProviderKey;
+use super::claims::{Claimant, ProviderKey};
 use crate::api::{ObjectVersion, mark};
 
 /// Namespace and name.
 pub type Key = (String, String);
 
-/// A provider that names a Secret or a ConfigMap. Its UID goes with it, so that it can be woken before anything else knows it.
+/// An object that names a Secret or a ConfigMap. Its UID goes with it, so that it can be woken before anything else knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Namer {
     /// Which.
-    pub key: ProviderKey,
+    pub who: Who,
     /// Its UID.
     pub uid: String,
+}
+
+/// Which object names something.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// A provider.
+    Provider(ProviderKey),
+    /// An object that uses a provider.
+    Claimant(Claimant),
 }
 
 /// The index of one kind.
@@ -34,6 +43,8 @@ pub struct Versions {
 struct State {
     versions: HashMap<Key, ObjectVersion>,
     named: HashMap<Key, HashSet<Namer>>,
+    /// What each names, by its UID.
+    names: HashMap<String, Vec<Key>>,
 }
 
 /// One watch's view, which tells what vanished while the watch was broken.
@@ -69,10 +80,15 @@ impl Versions {
     /// Declares which names an object refers to; replaces what it named before.
     pub fn name(&self, by: &Namer, keys: &[Key]) {
         let mut state = self.state.lock();
-        for namers in state.named.values_mut() {
-            namers.remove(by);
+        let before = if keys.is_empty() { state.names.remove(&by.uid) } else { state.names.insert(by.uid.clone(), keys.to_vec()) };
+        for key in before.into_iter().flatten() {
+            if let Some(namers) = state.named.get_mut(&key) {
+                namers.retain(|namer| namer.uid != by.uid);
+                if namers.is_empty() {
+                    state.named.remove(&key);
+                }
+            }
         }
-        state.named.retain(|_, namers| !namers.is_empty());
         for key in keys {
             state.named.entry(key.clone()).or_default().insert(by.clone());
         }
@@ -184,12 +200,15 @@ mod tests {
     fn only_our_own_and_named_secrets_are_kept() {
         let (versions, mut view) = (Versions::default(), View::new(None));
         let key_of_provider = ProviderKey { kind: ProviderKind::IdentityProvider, namespace: "shop".into(), name: "provider".into() };
-        versions.name(&Namer { key: key_of_provider, uid: "uid".into() }, &[key("credential")]);
-        for object in [secret("ours", 5, true), secret("credential", 6, false), secret("foreign", 7, false)] {
+        let namer = Namer { who: Who::Provider(key_of_provider), uid: "uid".into() };
+        versions.name(&namer, &[key("former")]);
+        versions.name(&namer, &[key("credential")]);
+        for object in [secret("ours", 5, true), secret("credential", 6, false), secret("foreign", 7, false), secret("former", 8, false)] {
             versions.absorb(&mut view, Event::Apply(object));
         }
         assert!(versions.get(&key("ours")).is_some() && versions.get(&key("credential")).is_some());
-        assert!(versions.get(&key("foreign")).is_none());
+        assert!(versions.get(&key("foreign")).is_none() && versions.get(&key("former")).is_none());
+        assert_eq!(versions.named_by(&key("credential")), [namer]);
     }
 
     #[test]

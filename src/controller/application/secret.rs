@@ -3,21 +3,22 @@
 use std::collections::BTreeSet;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE};
-use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
-use kube::{ResourceExt, api::ObjectMeta, core::PartialObjectMeta};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{ResourceExt, core::PartialObjectMeta};
 use serde_json::json;
 
 use super::super::{
     Context,
     cluster::{self, Abort, Announcement, SecretContent, Subject},
+    published::{self, Whose},
 };
 use super::{KIND, Pass, spec::was_published, survey::Survey};
 use crate::{
-    api::{AppIdApplication, FIELD_MANAGER, ObjectVersion, mark},
+    api::{AppIdApplication, ObjectVersion, mark},
     model::{Application, ApplicationKind, ClientId, Failure, SecretText, TenantIdentity},
     plan::{
         application::{Outcome, SecretView, Sight},
-        field_ownership::{AppliedFields, string_data},
+        field_ownership::AppliedFields,
         layout::{self, Credential, Layout, Shape},
     },
     reasons::Reason,
@@ -80,65 +81,28 @@ pub(super) fn judge(
     shape: &Shape,
     survey: &Survey,
 ) -> SecretView {
-    let meta = &metadata.metadata;
     let annotation = |name: &str| metadata.annotations().get(name).map(String::as_str);
     let client_id = annotation(mark::CLIENT_ID).map(ClientId::new);
-    let controller = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    let is_the_one_we_wrote = survey.stored_secret.as_ref().is_some_and(|stored| Some(&stored.uid) == meta.uid.as_ref());
-    let is_ours = controller.map_or(is_the_one_we_wrote, |owner| owner.uid == subject.uid);
-    if is_ours {
-        let expected = expected_fields(object, subject, shape);
-        let is_untouched = applied_fields(meta).is_some_and(|applied| applied == expected) && !is_written_over(meta, &expected);
-        // Where the address is not known now, nobody could write another one.
-        let wanted = context.directory.connection(&survey.provider).ok().map(|connection| shape_mark(object, shape, &connection.host));
-        let is_intact = is_untouched && wanted.is_none_or(|wanted| annotation(mark::SHAPE) == Some(wanted.as_str()));
-        let is_immutable = meta
-            .managed_fields
-            .iter()
-            .flatten()
-            .any(|entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.get("f:immutable").is_some()));
-        if is_immutable && !is_intact {
-            return SecretView::Immutable;
-        }
-        return SecretView::Ours { client_id, is_intact, held: None, adopted: annotation(mark::ADOPTED) == Some("true") };
-    }
-    if let Some(owner) = controller {
-        return SecretView::Foreign { whose: format!("{} {}", owner.kind, owner.name) };
-    }
-    let from_us = annotation(mark::OBJECT) == Some(subject.path().as_str());
-    let from_this_cluster = annotation(mark::CLUSTER) == Some(context.settings.cluster_uid.as_str());
-    let former_is_gone = annotation(mark::OBJECT_UID).is_some_and(|uid| !context.claims.lives(uid) || uid == subject.uid);
+    let says_adopted = annotation(mark::ADOPTED) == Some("true");
     let asks_for_it = object.spec.adopt.as_ref().is_some_and(|adopt| Some(adopt.client_id.as_str()) == annotation(mark::CLIENT_ID));
-    if from_us && former_is_gone && (from_this_cluster || asks_for_it) {
-        let adopted = annotation(mark::ADOPTED) == Some("true") || !from_this_cluster;
-        return SecretView::Leftover { client_id, held: None, adopted, tenant: annotation(mark::TENANT).map(TenantIdentity::recorded) };
+    match published::whose(metadata, context, subject, survey.stored_secret.as_ref(), &expected_fields(object, subject, shape)) {
+        Whose::Ours { is_untouched, is_immutable } => {
+            // Where the address is not known now, nobody could write another one.
+            let wanted = context.directory.connection(&survey.provider).ok().map(|connection| shape_mark(object, shape, &connection.host));
+            let is_intact = is_untouched && wanted.is_none_or(|wanted| annotation(mark::SHAPE) == Some(wanted.as_str()));
+            if is_immutable && !is_intact {
+                return SecretView::Immutable;
+            }
+            SecretView::Ours { client_id, is_intact, held: None, adopted: says_adopted }
+        }
+        Whose::Former { from_this_cluster, .. } if from_this_cluster || asks_for_it => SecretView::Leftover {
+            client_id,
+            held: None,
+            adopted: says_adopted || !from_this_cluster,
+            tenant: annotation(mark::TENANT).map(TenantIdentity::recorded),
+        },
+        Whose::Former { whose, .. } | Whose::Others(whose) => SecretView::Foreign { whose },
     }
-    let whose = match annotation(mark::OBJECT) {
-        Some(other) if from_this_cluster => format!("{other}, another object of this operator"),
-        Some(other) => format!("{other} of another cluster"),
-        None => "nobody this operator knows".to_owned(),
-    };
-    SecretView::Foreign { whose }
-}
-
-fn is_our_entry(entry: &ManagedFieldsEntry) -> bool {
-    entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
-}
-
-pub(super) fn applied_fields(meta: &ObjectMeta) -> Option<AppliedFields> {
-    let entry = meta.managed_fields.iter().flatten().find(|entry| is_our_entry(entry))?;
-    Some(AppliedFields::read(&entry.fields_v1.as_ref()?.0))
-}
-
-/// Whether somebody applied one of our keys as `stringData` since our own apply: the API server copies that into `data`, and leaves the
-/// key under `data` in our name (tried). Times are whole seconds; this is asked only of a version that we did not write.
-fn is_written_over(meta: &ObjectMeta, expected: &AppliedFields) -> bool {
-    let entries = || meta.managed_fields.iter().flatten();
-    let ours = entries().find(|entry| is_our_entry(entry)).and_then(|entry| entry.time.as_ref());
-    entries().filter(|entry| entry.time.as_ref() >= ours).any(|entry| {
-        let texts = entry.fields_v1.as_ref().map(|fields| string_data(&fields.0)).unwrap_or_default();
-        !texts.is_disjoint(&expected.data)
-    })
 }
 
 pub(super) fn shape_mark(object: &AppIdApplication, shape: &Shape, origin: &str) -> String {

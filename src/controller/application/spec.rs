@@ -1,5 +1,7 @@
 //! What an object says: its spec and its status, in the words of the rules.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
@@ -31,7 +33,8 @@ pub fn claim_of(object: &AppIdApplication) -> ClaimOf {
         claimant: Claimant { kind: KIND, namespace: namespace.clone(), name: object.name_any(), uid: object.uid().unwrap_or_default() },
         created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
         secret: (namespace.clone(), secret_name(object)),
-        provider: ProviderKey::referred(&object.spec.provider_ref, &namespace),
+        provider: Some(ProviderKey::referred(&object.spec.provider_ref, &namespace)),
+        refers_to: BTreeSet::new(),
         tenant: status
             .and_then(|status| status.tenant.clone())
             .or_else(|| recorded_tenant(object.annotations()).map(|tenant| tenant.to_string())),

@@ -14,7 +14,8 @@ use url::Url;
 
 use super::{
     super::{
-        cluster::{self, Abort},
+        cluster::Abort,
+        credentials::{ReadCredential, missing},
         versions::Versions,
     },
     Bundle, Connection, Directory, Service, Specification,
@@ -35,15 +36,6 @@ use crate::{
 /// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
 /// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
 const PASSES: Budget = Budget { requests_per_second: 100_000, concurrency: 8 };
-
-/// A Secret that a provider names, as it was last read.
-#[derive(Clone)]
-pub(super) struct ReadCredential {
-    version: ObjectVersion,
-    data: Arc<BTreeMap<String, SecretText>>,
-    /// When the Secret last changed, as far as the API server tells.
-    changed_at: Option<Timestamp>,
-}
 
 /// The Secrets that a provider names, by name, and the namespace they lie in.
 struct Named<'a> {
@@ -77,7 +69,7 @@ impl Directory {
     ) -> Result<Result<Connection, Problem>, Abort> {
         let mut read = Named { home, secrets: HashMap::new() };
         for name in specification.secret_names() {
-            match self.read_secret(client, secrets, home, name).await? {
+            match self.credentials.read(client, secrets, &(home.to_owned(), name.to_owned())).await? {
                 Ok(credential) => {
                     read.secrets.insert(name.to_owned(), credential);
                 }
@@ -92,39 +84,6 @@ impl Directory {
             },
         };
         Ok(self.assemble(specification, &read, ca_from_map.as_deref()))
-    }
-
-    async fn read_secret(
-        &self,
-        client: &Client,
-        secrets: &Versions,
-        home: &str,
-        name: &str,
-    ) -> Result<Result<ReadCredential, Problem>, Abort> {
-        let key = (home.to_owned(), name.to_owned());
-        if let (Some(current), Some(kept)) = (secrets.get(&key), self.credentials.lock().get(&key).cloned())
-            && current == kept.version
-        {
-            return Ok(Ok(kept));
-        }
-        let Some((metadata, data)) = cluster::read_secret(client, home, name).await? else {
-            self.credentials.lock().remove(&key);
-            return Ok(Err(missing("Secret", home, name, None)));
-        };
-        if metadata.labels.iter().flatten().any(|(label, _)| label == "cloudidentity.dev/state") {
-            return Ok(Err(Problem::new(
-                Reason::SecretReferenceRefused,
-                format!("the Secret {name} holds the operator's own state and may not be referred to"),
-            )));
-        }
-        let version =
-            ObjectVersion { uid: metadata.uid.unwrap_or_default(), resource_version: metadata.resource_version.unwrap_or_default() };
-        secrets.note(key.clone(), version.clone());
-        let changes = metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref()).map(|time| time.0);
-        let changed_at = changes.max().or(metadata.creation_timestamp.map(|time| time.0));
-        let read = ReadCredential { version, data: Arc::new(data), changed_at };
-        self.credentials.lock().insert(key, read.clone());
-        Ok(Ok(read))
     }
 
     async fn read_config_map(&self, client: &Client, config_maps: &Versions, home: &str, name: &str) -> Result<Option<Bundle>, Abort> {
@@ -281,15 +240,6 @@ fn ca_bundle(
         (None, None) => return Err(Problem::new(Reason::InvalidSpec, "tls.caBundle names neither a ConfigMap nor a Secret")),
     };
     Ok(Some(text.into_bytes()))
-}
-
-/// A Secret or ConfigMap of the namespace `home`, or one of its keys, that is not there.
-fn missing(kind: &str, home: &str, name: &str, key: Option<&str>) -> Problem {
-    let message = match key {
-        Some(key) => format!("the {kind} {name} in the namespace {home} has no key {key:?} with text"),
-        None => format!("the {kind} {name} does not exist in the namespace {home}: create it there"),
-    };
-    Problem::new(Reason::CredentialsNotFound, message)
 }
 
 fn fingerprint(parts: &[&[u8]]) -> [u8; 32] {

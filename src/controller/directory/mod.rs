@@ -15,13 +15,11 @@ use kube::Client;
 use parking_lot::Mutex;
 
 pub use self::specification::{Specification, recorded_tenant};
-use self::{
-    connect::ReadCredential,
-    specification::{is_allowed, parsed},
-};
+use self::specification::{is_allowed, parsed};
 use super::{
     claims::ProviderKey,
     cluster::Abort,
+    credentials::Credentials,
     versions::{Key, Versions},
 };
 use crate::{
@@ -69,7 +67,7 @@ pub struct Directory {
     reads_cluster_providers: bool,
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<ProviderKey, Entry>>,
-    credentials: Mutex<HashMap<Key, ReadCredential>>,
+    credentials: Arc<Credentials>,
     bundles: Mutex<HashMap<Key, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
 }
@@ -97,14 +95,20 @@ struct Shared {
 impl Directory {
     /// An empty directory. Cluster providers, where they may be read, read their Secrets in `namespace`.
     #[must_use]
-    pub fn new(http: HttpSettings, namespace: String, reads_cluster_providers: bool, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        http: HttpSettings,
+        namespace: String,
+        reads_cluster_providers: bool,
+        metrics: Arc<Metrics>,
+        credentials: Arc<Credentials>,
+    ) -> Self {
         Self {
             http,
             namespace,
             reads_cluster_providers,
             metrics,
             entries: Mutex::default(),
-            credentials: Mutex::default(),
+            credentials,
             bundles: Mutex::default(),
             shared: Mutex::default(),
         }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use kube::api::ObjectMeta;
 
-use super::super::{claims::ProviderKey, versions::Namer};
+use super::super::{
+    claims::ProviderKey,
+    versions::{Namer, Who},
+};
 use crate::{
     api::{
         AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClusterIdentityProvider, ClusterIdentityProviderSpec,
@@ -75,7 +78,7 @@ impl Specification {
     /// What stands for it in the indexes of Secrets and ConfigMaps.
     #[must_use]
     pub fn namer(&self) -> Namer {
-        Namer { key: self.key.clone(), uid: self.uid.clone() }
+        Namer { who: Who::Provider(self.key.clone()), uid: self.uid.clone() }
     }
 
     pub(super) fn secret_names(&self) -> Vec<&str> {

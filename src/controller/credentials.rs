@@ -1,0 +1,82 @@
+//! The Secrets that objects refer to: each is read once per version, and kept in memory that is wiped when it is given up.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use kube::Client;
+use parking_lot::Mutex;
+
+use super::{
+    cluster::{self, Abort},
+    versions::{Key, Versions},
+};
+use crate::{
+    api::{ObjectVersion, mark},
+    model::SecretText,
+    plan::Problem,
+    reasons::Reason,
+};
+
+/// A Secret that somebody refers to, as it was last read.
+#[derive(Clone)]
+pub struct ReadCredential {
+    /// Its version.
+    pub version: ObjectVersion,
+    /// Its values that are text.
+    pub data: Arc<BTreeMap<String, SecretText>>,
+    /// When it last changed, as far as the API server tells.
+    pub changed_at: Option<Timestamp>,
+}
+
+/// What was read.
+#[derive(Default)]
+pub struct Credentials {
+    kept: Mutex<HashMap<Key, ReadCredential>>,
+}
+
+impl Credentials {
+    /// The Secret under a name: from memory when its version is the one that was read.
+    ///
+    /// # Errors
+    ///
+    /// When the API server does not answer; in the inner result: when there is no such Secret, or it may not be referred to.
+    pub async fn read(&self, client: &Client, secrets: &Versions, key: &Key) -> Result<Result<ReadCredential, Problem>, Abort> {
+        if let (Some(current), Some(kept)) = (secrets.get(key), self.kept.lock().get(key).cloned())
+            && current == kept.version
+        {
+            return Ok(Ok(kept));
+        }
+        let (namespace, name) = key;
+        let Some((metadata, data)) = cluster::read_secret(client, namespace, name).await? else {
+            self.kept.lock().remove(key);
+            return Ok(Err(missing("Secret", namespace, name, None)));
+        };
+        if metadata.labels.iter().flatten().any(|(label, _)| label == mark::STATE) {
+            return Ok(Err(Problem::new(
+                Reason::SecretReferenceRefused,
+                format!("the Secret {name} holds the operator's own state and may not be referred to"),
+            )));
+        }
+        let version =
+            ObjectVersion { uid: metadata.uid.unwrap_or_default(), resource_version: metadata.resource_version.unwrap_or_default() };
+        secrets.note(key.clone(), version.clone());
+        let changes = metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref()).map(|time| time.0);
+        let changed_at = changes.max().or(metadata.creation_timestamp.map(|time| time.0));
+        let read = ReadCredential { version, data: Arc::new(data), changed_at };
+        self.kept.lock().insert(key.clone(), read.clone());
+        Ok(Ok(read))
+    }
+}
+
+/// A Secret or ConfigMap, or one of its keys, that is not there.
+#[must_use]
+pub fn missing(kind: &str, namespace: &str, name: &str, key: Option<&str>) -> Problem {
+    let message = match key {
+        Some(key) => format!("the {kind} {name} in the namespace {namespace} has no key {key:?} with text"),
+        None => format!("the {kind} {name} does not exist in the namespace {namespace}: create it there"),
+    };
+    Problem::new(Reason::CredentialsNotFound, message)
+}
