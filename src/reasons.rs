@@ -59,6 +59,9 @@ reasons! {
     Published, Good, "The Secret holds the credential.";
     Verified, Good, "The token endpoint accepted the published credential.";
     NotApplicable, Good, "There is nothing to try: the client has no secret or no grant for machines.";
+    Refreshed, Good, "The last attempt to replace the token went well.";
+    TokenReused, Good, "The service answered with the token that is published already; it is asked again at half of what is left of its life.";
+    LifetimeUnknown, Good, "The service tells no lifetime: the token is replaced at a set interval, and the Secret has no expires_at.";
     WriterRole, Good, "The credential may register applications.";
     // in progress
     InProgress, Retried, "Work is under way.";
@@ -70,6 +73,7 @@ reasons! {
     UnexpectedResponse, Retried, "The service answered something that is not in its documentation.";
     Unauthorized, NeedsChange, "The service does not accept the provider's credential: check the API key.";
     InvalidClient, NeedsChange, "The token endpoint does not accept the published credential.";
+    InvalidGrant, NeedsChange, "The token endpoint does not accept what the grant presents: check user name and password, or the assertion.";
     Rejected, NeedsChange, "The service refused the request.";
     WriterRoleRequired, NeedsChange, "The API key may read but not write: give it the role Writer on the App ID instance.";
     ReaderRoleRequired, NeedsChange, "The API key may not read the App ID instance: give it the role Writer.";
@@ -88,6 +92,13 @@ reasons! {
     CredentialsNotFound, Waits, "A Secret or ConfigMap that the provider names does not exist or lacks the key.";
     CredentialsInvalid, Waits, "A Secret or ConfigMap that the provider names holds something else than it should.";
     ClusterProviderDisabled, NeedsChange, "This operator may not read ClusterIdentityProviders: it was installed for single namespaces without the cluster role.";
+    // tokens
+    CredentialsRequired, NeedsChange, "The provider's own credential is none for tokens: set spec.credentials or spec.clientRef.";
+    ClientNotFound, Waits, "The object named in clientRef or audienceRef does not exist.";
+    ClientNotReady, Waits, "The object named in clientRef or audienceRef has no credential yet; its own status says why.";
+    TokenExpired, Retried, "The token in the Secret has ended.";
+    TokenTooLarge, NeedsChange, "The token is larger than a Secret can hold: ask for less, for example fewer scopes.";
+    BudgetTooSmall, NeedsChange, "The tenant's tokens need more requests a second than its budget allows: raise budget.requestsPerSecond of the provider.";
     // the Secret
     SecretConflict, Waits, "The Secret's name is taken by something that is not this object's: choose another secret.name or remove the other.";
     SecretImmutable, Waits, "Somebody made the Secret immutable; it is never re-created: make it mutable by hand or delete it.";

@@ -9,7 +9,10 @@ mod application;
 #[expect(clippy::duplicated_attributes, reason = "kube's derive repeats printcolumn, and two columns share a type")]
 mod provider;
 mod secret;
+mod span;
 mod status;
+#[expect(clippy::duplicated_attributes, reason = "kube's derive repeats printcolumn, and columns share a type")]
+mod token;
 
 pub use application::{
     AddedAtService, Adopt, AppIdApplication, AppIdApplicationSpec, AppIdApplicationStatus, ApplicationType, DeletionPolicy,
@@ -21,8 +24,14 @@ pub use provider::{
     NamespaceSelector, Permits, ProviderIdentity, ProviderStatus, SecretKeyRef, ServiceUrl, Tls,
 };
 pub use secret::{Layout, SecretSpec};
+pub use span::Span;
 pub use status::{
     BindingReference, Condition, LocalReference, ObjectVersion, ProviderKind, ProviderReference, ProviderVersion, SecretVersion,
+};
+
+pub use token::{
+    AccessToken, AccessTokenSpec, AccessTokenStatus, Assertion, ClientKind, ClientReference, CredentialSecretRef, GrantSpec, GrantType,
+    IssuedFor, NamedSecret, PairKeys, Parameter, RefreshSpec, TokenCredentials, TokenLayout, TokenSecretSpec,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
@@ -57,6 +66,8 @@ pub mod mark {
     pub const RETAINED_FROM: &str = "cloudidentity.dev/retained-from";
     /// On a Secret (label): it holds the operator's own state and may not be referred to.
     pub const STATE: &str = "cloudidentity.dev/state";
+    /// On an `AccessToken`, by a person: any value that was not there before asks for a new token.
+    pub const REFRESH: &str = "cloudidentity.dev/refresh";
     /// On an object, by a person: the App ID scope that may be taken away although roles hold it.
     pub const REMOVE_SCOPE: &str = "cloudidentity.dev/remove-scope";
     /// Every label and annotation key that belongs to the operator starts with this.
@@ -66,7 +77,12 @@ pub mod mark {
 /// The CRDs of every kind, in the order in which they are installed.
 #[must_use]
 pub fn custom_resource_definitions() -> Vec<CustomResourceDefinition> {
-    vec![finished(IdentityProvider::crd()), finished(ClusterIdentityProvider::crd()), finished(AppIdApplication::crd())]
+    vec![
+        finished(IdentityProvider::crd()),
+        finished(ClusterIdentityProvider::crd()),
+        finished(AppIdApplication::crd()),
+        finished(AccessToken::crd()),
+    ]
 }
 
 /// The files of the directory `crds`: name and text.

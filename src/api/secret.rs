@@ -75,14 +75,14 @@ fn map_of(value: serde_json::Value, entries: u32) -> schemars::Schema {
     schemars::json_schema!({ "type": "object", "maxProperties": entries, "additionalProperties": value })
 }
 
-fn key_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(super) fn key_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     map_of(serde_json::json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$" }), 32)
 }
 
-fn label_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(super) fn label_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     map_of(serde_json::json!({ "type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" }), 64)
 }
 
-fn annotation_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(super) fn annotation_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     map_of(serde_json::json!({ "type": "string", "maxLength": 4096 }), 64)
 }

@@ -3,8 +3,10 @@
 mod application;
 mod failure;
 mod identity;
+mod token;
 
 pub use application::{Application, ApplicationKind, ClientId, Desired, RoleCatalogue, TenantRole};
 pub use failure::{Class, Failure, RATE_LIMIT_UNKNOWN};
 pub use identity::{ProvisionalName, TenantIdentity};
 pub use secrecy::{ExposeSecret, SecretString as SecretText};
+pub use token::{ClientCredential, Grant, IssuedToken, Life, TokenRequest, Told};

@@ -5,6 +5,7 @@ pub mod field_ownership;
 pub mod layout;
 pub mod permit;
 pub mod schedule;
+pub mod token;
 pub mod wait;
 
 use crate::{

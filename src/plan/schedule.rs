@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::wait;
+use crate::model::Life;
 
-/// A lifetime above ten years, or none at all, is not believed.
-const BELIEVED: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// Never sooner than this after a token came.
 const SOONEST: Duration = Duration::from_secs(1);
 /// Not sooner than this, or [`SOONEST_SHARE`] of what was left, whichever is less.
@@ -34,66 +33,22 @@ impl Policy {
     pub const DEFAULT: Self = Self { at_percent: 66, max_interval: Duration::from_secs(30 * 60), min_remaining: Duration::from_secs(120) };
 }
 
-/// What a reply tells about a token's life. Everything in seconds; what is missing was not told.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Told {
-    /// `expires_in` (RFC 6749, section 5.1).
-    pub expires_in: Option<f64>,
-    /// The claim `iat`, when the token is a JWT.
-    pub issued_at: Option<f64>,
-    /// The claim `exp`, when the token is a JWT.
-    pub expires_at: Option<f64>,
-    /// The reply's `Date`: the service's clock, not ours.
-    pub date: Option<f64>,
-}
-
-/// A token's life, counted from its receipt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
-    /// The whole lifetime.
-    pub lifetime: Duration,
-    /// What was left at receipt; never more than the lifetime.
-    pub remaining: Duration,
-    /// Whether the service told any of it.
-    pub is_told: bool,
-}
-
-impl Life {
-    /// The life that a reply tells, or `unknown` for both parts when it tells none.
+impl Policy {
+    /// How long after its receipt a token is to be replaced. `seed` is the object's UID.
     #[must_use]
-    pub fn told(told: &Told, unknown: Duration) -> Self {
-        let expires_in = told.expires_in.and_then(believed);
-        let whole = told.expires_at.zip(told.issued_at).and_then(|(expires, issued)| believed(expires - issued));
-        let Some(lifetime) = whole.or(expires_in) else {
-            return Self { lifetime: unknown, remaining: unknown, is_told: false };
-        };
-        let by_the_services_clock = || told.expires_at.zip(told.date).and_then(|(expires, date)| believed(expires - date));
-        let remaining = expires_in.or_else(by_the_services_clock).unwrap_or(lifetime);
-        // Whatever the reply says, nobody takes a token after its own end.
-        Self { lifetime, remaining: remaining.min(lifetime), is_told: true }
-    }
-
-    /// How long after receipt the token is to be replaced. `seed` is the object's UID.
-    #[must_use]
-    pub fn refresh_after(&self, policy: &Policy, seed: &str) -> Duration {
-        let Self { lifetime, remaining, .. } = *self;
+    pub fn refresh_after(&self, life: &Life, seed: &str) -> Duration {
+        let Life { lifetime, remaining, .. } = *life;
         let half = remaining / 2;
-        let wait = if remaining >= policy.min_remaining * 2 {
+        let wait = if remaining >= self.min_remaining * 2 {
             let age = lifetime.saturating_sub(remaining);
-            let by_share = (lifetime * policy.at_percent / 100).checked_sub(age).filter(|wait| !wait.is_zero()).unwrap_or(half);
-            by_share.min(remaining - policy.min_remaining).min(policy.max_interval)
+            let by_share = (lifetime * self.at_percent / 100).checked_sub(age).filter(|wait| !wait.is_zero()).unwrap_or(half);
+            by_share.min(remaining - self.min_remaining).min(self.max_interval)
         } else {
-            half.min(policy.max_interval)
+            half.min(self.max_interval)
         };
         let earlier = wait::spread(wait, seed, 0, EARLIER.0, EARLIER.1);
         earlier.max(SOONEST_WANTED.min(remaining.mul_f64(SOONEST_SHARE))).max(SOONEST)
     }
-}
-
-/// A span that can be a lifetime.
-fn believed(seconds: f64) -> Option<Duration> {
-    let is_sensible = seconds.is_finite() && seconds > 0.0 && seconds <= BELIEVED.as_secs_f64();
-    is_sensible.then(|| Duration::from_secs_f64(seconds))
 }
 
 /// A wait after a failed refresh, shortened as the end of the published token (`rest` from now) comes nearer.
@@ -118,34 +73,9 @@ mod tests {
         Life { lifetime: secs(lifetime), remaining: secs(remaining), is_told: true }
     }
 
-    /// Traps: T22.
-    #[test]
-    fn a_life_is_what_the_reply_tells() {
-        let unknown = secs(600.0);
-        let jwt = |issued: f64, expires: f64| Told { issued_at: Some(issued), expires_at: Some(expires), ..Told::default() };
-        for (told, lifetime, remaining, is_told, reason) in [
-            (Told { expires_in: Some(3600.0), ..Told::default() }, 3600.0, 3600.0, true, "an opaque token"),
-            (Told { expires_in: Some(1800.0), ..jwt(0.0, 3600.0) }, 3600.0, 1800.0, true, "a cached token that is half used up"),
-            (Told { date: Some(2400.0), ..jwt(0.0, 3600.0) }, 3600.0, 1200.0, true, "no expires_in: by the service's clock"),
-            (jwt(0.0, 3600.0), 3600.0, 3600.0, true, "neither expires_in nor a date"),
-            (Told { expires_in: Some(7200.0), ..jwt(0.0, 3600.0) }, 3600.0, 3600.0, true, "the token's own end counts"),
-            (Told::default(), 600.0, 600.0, false, "nothing"),
-            (Told { expires_in: Some(0.0), ..Told::default() }, 600.0, 600.0, false, "zero"),
-            (Told { expires_in: Some(-5.0), ..Told::default() }, 600.0, 600.0, false, "negative"),
-            (Told { expires_in: Some(2_f64.powi(40)), ..Told::default() }, 600.0, 600.0, false, "absurd"),
-            (Told { expires_in: Some(f64::NAN), ..Told::default() }, 600.0, 600.0, false, "not a number"),
-            (Told { expires_in: Some(-5.0), ..jwt(0.0, 3600.0) }, 3600.0, 3600.0, true, "the token tells what expires_in does not"),
-            (Told { date: Some(4000.0), ..jwt(0.0, 3600.0) }, 3600.0, 3600.0, true, "a date beyond the end is a wrong clock"),
-            (jwt(3600.0, 0.0), 600.0, 600.0, false, "a token that ends before it begins"),
-        ] {
-            let expected = Life { lifetime: secs(lifetime), remaining: secs(remaining), is_told };
-            assert_eq!(Life::told(&told, unknown), expected, "{reason}");
-        }
-    }
-
     /// Without the share by which each is earlier.
     fn latest(life: &Life, policy: &Policy) -> f64 {
-        (0..200).map(|n| life.refresh_after(policy, &format!("uid-{n}"))).max().unwrap_or_default().as_secs_f64()
+        (0..200).map(|n| policy.refresh_after(life, &format!("uid-{n}"))).max().unwrap_or_default().as_secs_f64()
     }
 
     #[test]
@@ -164,7 +94,7 @@ mod tests {
             let latest = latest(&life(lifetime, remaining), &policy);
             assert!(latest <= wait * 0.97 + 0.001 && latest >= wait * 0.96, "{reason}: {latest}, not a little under {wait}");
         }
-        let shortest = |remaining: f64| life(remaining, remaining).refresh_after(&policy, "uid").as_secs_f64();
+        let shortest = |remaining: f64| policy.refresh_after(&life(remaining, remaining), "uid").as_secs_f64();
         assert!((shortest(4.0) - 1.85).abs() < 0.06, "{}", shortest(4.0));
         assert!((shortest(1.0) - 1.0).abs() < 0.001, "never sooner than a second");
     }
@@ -173,7 +103,7 @@ mod tests {
     #[test]
     fn tokens_that_were_made_together_are_replaced_apart() {
         let mut waits: Vec<u64> =
-            (0..10_000).map(|n| life(3600.0, 3600.0).refresh_after(&Policy::DEFAULT, &format!("uid-{n}")).as_secs()).collect();
+            (0..10_000).map(|n| Policy::DEFAULT.refresh_after(&life(3600.0, 3600.0), &format!("uid-{n}")).as_secs()).collect();
         waits.sort_unstable();
         let busiest = waits.chunk_by(|a, b| a == b).map(<[u64]>::len).max().unwrap_or_default();
         // 10,000 tokens over 7 per cent of 1,800 s are 79 a second on average.
@@ -211,7 +141,7 @@ mod tests {
             let remaining = lifetime * (1.0 - f64::from(used) / 100.0);
             let life = life(lifetime, remaining);
             let policy = Policy { at_percent, max_interval: Duration::from_secs(max_interval), min_remaining: Duration::from_secs(min_remaining) };
-            let wait = life.refresh_after(&policy, &seed.to_string());
+            let wait = policy.refresh_after(&life, &seed.to_string());
             let left = life.remaining.saturating_sub(wait).as_secs_f64();
             let promised = policy.min_remaining.as_secs_f64().min(remaining / 2.0);
             // Where a second is more than half of what is left, a second it is.

@@ -4,18 +4,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use reqwest::Method;
 use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Caller, Standing, Tenant,
-    http::{Body, DEADLINE, Request},
+    Caller, Standing, Tenant, TokenIssuer,
+    oauth::{self, ClientAuthentication, TokenCall},
 };
 use crate::{
-    model::{Class, ExposeSecret, Failure, SecretText},
+    model::{Class, ExposeSecret, Failure, Grant, IssuedToken, Life, SecretText, TokenRequest},
     reasons::Reason,
 };
 
@@ -57,27 +55,10 @@ pub struct IamToken {
     use_until: Instant,
 }
 
-#[derive(Deserialize)]
-struct Reply {
-    access_token: Option<SecretText>,
-    expires_in: Option<Number>,
-    expiration: Option<Number>,
-}
-
-/// IAM documents numbers; some gateways print them as text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Number {
-    Number(f64),
-    Text(String),
-}
-
 #[derive(Default, Deserialize)]
 struct Claims {
     iam_id: Option<String>,
     account: Option<Account>,
-    iat: Option<f64>,
-    exp: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -152,66 +133,44 @@ impl Iam {
     }
 
     async fn fetch(&self, caller: &Caller) -> Result<IamToken, Failure> {
-        let form = vec![("grant_type", "urn:ibm:params:oauth:grant-type:apikey"), ("apikey", self.api_key.expose_secret())];
-        let request = Request {
+        let issued = self.issue(caller, &self.own_request()).await?;
+        let claims = claims(issued.access_token.expose_secret());
+        let standing = Standing { iam_id: claims.iam_id, account: claims.account.and_then(|account| account.bss), can_register: None };
+        let life = Life::told(&issued.told, LIFETIME_UNKNOWN).remaining;
+        Ok(IamToken { value: issued.access_token, standing, use_until: Instant::now() + life.mul_f64(0.8) })
+    }
+
+    /// What asks for a token with the provider's own key.
+    #[must_use]
+    pub fn own_request(&self) -> TokenRequest {
+        let grant = Grant::ApiKey { key: self.api_key.clone(), known_for: self.known_since.elapsed() };
+        TokenRequest { grant, client: None, scopes: Vec::new(), audiences: Vec::new(), resources: Vec::new(), parameters: Vec::new() }
+    }
+}
+
+impl TokenIssuer for Iam {
+    async fn issue(&self, caller: &Caller, request: &TokenRequest) -> Result<IssuedToken, Failure> {
+        let call = TokenCall {
             doing: DOING,
             operation: "iam.token",
-            method: Method::POST,
-            url: self.token_endpoint.clone(),
-            authorization: None,
-            body: Body::Form(form),
-            deadline: DEADLINE,
+            endpoint: self.token_endpoint.clone(),
+            authentication: ClientAuthentication::Basic,
+            request,
+            extra: Vec::new(),
         };
-        let answer = self.tenant.call(caller, request).await?;
-        let reply: Reply = self.tenant.read(DOING, false, &answer).map_err(|failure| self.forgiving(failure))?;
-        let value = reply
-            .access_token
-            .filter(|token| !token.expose_secret().is_empty())
-            .ok_or_else(|| self.tenant.nonsense(DOING, false, &answer, "the answer holds no token"))?;
-        let claims = claims(value.expose_secret());
-        let life = lifetime(reply.expires_in.as_ref(), reply.expiration.as_ref(), &claims);
-        let standing = Standing { iam_id: claims.iam_id, account: claims.account.and_then(|account| account.bss), can_register: None };
-        Ok(IamToken { value, standing, use_until: Instant::now() + life.mul_f64(0.8) })
-    }
-
-    /// "Unknown key" right after the key appeared means "not known yet".
-    fn forgiving(&self, failure: Failure) -> Failure {
-        let fresh = self.known_since.elapsed() < PROPAGATION;
-        if failure.class == Class::Unauthorized && fresh { Failure { class: Class::Transient, ..failure } } else { failure }
-    }
-}
-
-/// What is left of a token's life: as IAM says, else the shorter of its whole life and what is left by our clock, which may be wrong.
-fn lifetime(expires_in: Option<&Number>, expiration: Option<&Number>, claims: &Claims) -> Duration {
-    let is_sensible = |seconds: &f64| *seconds > 0.0 && *seconds < 86_400.0;
-    let told = expires_in.and_then(Number::seconds).filter(is_sensible);
-    let derived = || {
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit a double exactly")]
-        let now = jiff::Timestamp::now().as_second() as f64;
-        let left = expiration.and_then(Number::seconds).or(claims.exp).map(|at| at - now);
-        let whole = claims.exp.zip(claims.iat).map(|(exp, iat)| exp - iat);
-        [left, whole].into_iter().flatten().filter(is_sensible).reduce(f64::min)
-    };
-    told.or_else(derived).map_or(LIFETIME_UNKNOWN, Duration::from_secs_f64)
-}
-
-impl Number {
-    fn seconds(&self) -> Option<f64> {
-        match self {
-            Self::Number(number) => Some(*number),
-            Self::Text(text) => text.trim().parse().ok(),
-        }
+        oauth::ask(&self.tenant, caller, call).await.map_err(|failure| match &request.grant {
+            // "Unknown key" right after the key appeared means "not known yet".
+            Grant::ApiKey { known_for, .. } if failure.class == Class::Unauthorized && *known_for < PROPAGATION => {
+                Failure { class: Class::Transient, ..failure }
+            }
+            _ => failure,
+        })
     }
 }
 
 /// Claims of a token, unverified: for display and to know our account, never to trust anybody.
 fn claims(token: &str) -> Claims {
-    token
-        .split('.')
-        .nth(1)
-        .and_then(|part| URL_SAFE_NO_PAD.decode(part).ok())
-        .and_then(|json| serde_json::from_slice(&json).ok())
-        .unwrap_or_default()
+    oauth::payload(token).and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }
 
 /// An API key as it stands in a Secret: the raw key, or the JSON file that IBM Cloud offers for download.
@@ -253,37 +212,5 @@ mod tests {
             let failure = api_key(text).expect_err(text);
             assert_eq!(failure.reason, Reason::CredentialsInvalid, "{text}");
         }
-    }
-
-    #[test]
-    fn a_lifetime_is_read_from_either_member_and_nonsense_counts_as_unknown() {
-        let read = |expires_in: Number| lifetime(Some(&expires_in), None, &Claims::default());
-        assert_eq!(read(Number::Number(3600.0)), Duration::from_secs(3600));
-        assert_eq!(read(Number::Text("900".into())), Duration::from_secs(900));
-        for number in [0.0, -5.0, 1e12, f64::NAN] {
-            assert_eq!(read(Number::Number(number)), LIFETIME_UNKNOWN, "{number}");
-        }
-        assert_eq!(lifetime(None, None, &Claims::default()), LIFETIME_UNKNOWN);
-    }
-
-    /// Traps: T60.
-    #[test]
-    fn a_clock_that_is_wrong_makes_no_token_live_longer_than_it_does() {
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit a double exactly")]
-        let now = jiff::Timestamp::now().as_second() as f64;
-        for skew in [-600.0, 0.0, 600.0] {
-            let (iat, exp) = (now + skew, now + skew + 300.0);
-            let claims = Claims { iat: Some(iat), exp: Some(exp), ..Claims::default() };
-            let all = [
-                lifetime(Some(&Number::Number(300.0)), Some(&Number::Number(exp)), &Claims::default()),
-                lifetime(None, Some(&Number::Number(exp)), &claims),
-                lifetime(None, None, &claims),
-            ];
-            for life in all {
-                assert!((298.0..=300.0).contains(&life.as_secs_f64()), "{skew} s: {life:?}");
-            }
-        }
-        let half_over = Claims { iat: Some(now - 150.0), exp: Some(now + 150.0), ..Claims::default() };
-        assert!(lifetime(None, None, &half_over) <= Duration::from_secs(150), "a token that was issued before");
     }
 }

@@ -6,6 +6,7 @@ pub mod app_id;
 pub mod gate;
 pub mod http;
 pub mod iam;
+pub mod oauth;
 
 use std::{future::Future, sync::Arc};
 
@@ -14,7 +15,7 @@ pub use gate::{Gate, Urgency};
 pub use http::{HttpSettings, Tenant};
 pub use iam::Iam;
 
-use crate::model::{Application, ClientId, Failure, SecretText};
+use crate::model::{Application, ClientId, Failure, IssuedToken, SecretText, TokenRequest};
 
 /// Says whether this process may still change things at the services.
 pub trait Fence: Send + Sync {
@@ -64,6 +65,12 @@ pub trait Registrar {
 pub trait TokenEndpoint {
     /// Asks for a token with the credential and throws it away.
     fn try_credential(&self, caller: &Caller, id: &ClientId, secret: &SecretText) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// A service that issues access tokens.
+pub trait TokenIssuer {
+    /// Asks for a token, once, or twice where the first request was certainly not carried out.
+    fn issue(&self, caller: &Caller, request: &TokenRequest) -> impl Future<Output = Result<IssuedToken, Failure>> + Send;
 }
 
 /// Who a credential is at its service, and what it may do there.

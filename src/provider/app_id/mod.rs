@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -23,19 +22,23 @@ use url::Url;
 
 use self::{
     redirect_uris::Merge,
-    wire::{WireApplication, WireApplications, WireRole, WireRoles, WireScopes, WireToken},
+    wire::{WireApplication, WireApplications, WireRole, WireRoles, WireScopes},
 };
 pub use self::{
     redirect_uris::Merged,
     service_credential::{ServiceCredential, service_credential, service_credential_from},
 };
 use super::{
-    Caller, Gate, Iam, Registrar, Standing, Tenant, TokenEndpoint,
+    Caller, Gate, Iam, Registrar, Standing, Tenant, TokenEndpoint, TokenIssuer,
     http::{Answer, Body, DEADLINE, REGISTRATION_DEADLINE, Request},
     iam::IamToken,
+    oauth::{self, ClientAuthentication, TokenCall},
 };
 use crate::{
-    model::{Application, ApplicationKind, Class, ClientId, ExposeSecret, Failure, RoleCatalogue, SecretText, TenantRole},
+    model::{
+        Application, ApplicationKind, Class, ClientCredential, ClientId, ExposeSecret, Failure, IssuedToken, RoleCatalogue, SecretText,
+        TenantRole, TokenRequest,
+    },
     reasons::Reason,
 };
 
@@ -311,6 +314,21 @@ impl AppId {
         self.tenant.call_if(caller, request(&token), still).await
     }
 
+    async fn ask_for_token(&self, caller: &Caller, doing: &'static str, request: &TokenRequest) -> Result<IssuedToken, Failure> {
+        let mut endpoint = self.origin.clone();
+        if let Ok(mut segments) = endpoint.path_segments_mut() {
+            segments.clear().extend(["oauth", "v4", &self.tenant_id, "token"]);
+        }
+        // App ID takes the two halves of HTTP Basic raw, without encoding them first.
+        let authentication = ClientAuthentication::BasicRaw;
+        oauth::ask(
+            &self.tenant,
+            caller,
+            TokenCall { doing, operation: "app_id.token", endpoint, authentication, request, extra: Vec::new() },
+        )
+        .await
+    }
+
     /// A change whose answer nobody needs. A page of a gateway is no success, whatever its status.
     fn succeeded(&self, operation: Operation, answer: &Answer) -> Result<(), Failure> {
         if !answer.is_success() {
@@ -425,29 +443,14 @@ impl Registrar for AppId {
 impl TokenEndpoint for AppId {
     /// Without a scope: what then comes back is what IBM's own SDKs need (`appid_default`).
     async fn try_credential(&self, caller: &Caller, id: &ClientId, secret: &SecretText) -> Result<(), Failure> {
-        let operation = Operation { doing: "trying the published credential", name: "app_id.token" };
-        let mut url = self.origin.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.clear().extend(["oauth", "v4", &self.tenant_id, "token"]);
-        }
-        // App ID takes the two halves raw, without encoding them first.
-        let pair = format!("{id}:{}", secret.expose_secret());
-        let request = Request {
-            doing: operation.doing,
-            operation: operation.name,
-            method: Method::POST,
-            url,
-            authorization: Some(format!("Basic {}", STANDARD.encode(pair)).into()),
-            body: Body::Form(vec![("grant_type", "client_credentials")]),
-            deadline: DEADLINE,
-        };
-        let answer = self.tenant.call(caller, request).await?;
-        let token: WireToken = self.tenant.read(operation.doing, false, &answer).map_err(|failure| match failure.status {
-            // Here a 401 speaks of the client (RFC 6749, section 5.2), also without a body that says so.
-            Some(401) => Failure { reason: Reason::InvalidClient, ..failure },
-            _ => failure,
-        })?;
-        let holds_token = token.access_token.is_some_and(|token| !token.expose_secret().is_empty());
-        if holds_token { Ok(()) } else { Err(self.tenant.nonsense(operation.doing, false, &answer, "the answer holds no token")) }
+        let client = ClientCredential { id: id.to_string(), secret: secret.clone() };
+        let request = TokenRequest::of_client(client);
+        self.ask_for_token(caller, "trying the published credential", &request).await.map(drop)
+    }
+}
+
+impl TokenIssuer for AppId {
+    async fn issue(&self, caller: &Caller, request: &TokenRequest) -> Result<IssuedToken, Failure> {
+        self.ask_for_token(caller, "getting a token from App ID", request).await
     }
 }

@@ -44,11 +44,6 @@ pub(super) struct WireAccess {
     pub(super) scopes: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireToken {
-    pub(super) access_token: Option<SecretText>,
-}
-
 impl WireApplication {
     pub(super) fn parse(self) -> Option<Application> {
         let kind = match self.kind.as_deref() {

@@ -95,7 +95,7 @@ pub enum Body<'a> {
     /// A JSON document.
     Json(serde_json::Value),
     /// A form; values may be secret.
-    Form(Vec<(&'static str, &'a str)>),
+    Form(Vec<(&'a str, &'a str)>),
 }
 
 /// An answer: its status, and its body, which may hold secrets.
@@ -104,6 +104,8 @@ pub struct Answer {
     pub status: u16,
     /// Seconds of `Retry-After`, from its number or its date.
     pub retry_after: Option<Duration>,
+    /// When the service sent it, by its own clock.
+    pub date: Option<jiff::Timestamp>,
     is_html: bool,
     body: Zeroizing<Vec<u8>>,
 }
@@ -236,14 +238,14 @@ impl Tenant {
         };
         let response = builder.send().await.map_err(|error| no_answer(doing, changes, &place, &error))?;
         let status = response.status().as_u16();
-        let retry_after = retry_after(response.headers());
+        let (retry_after, date) = (retry_after(response.headers()), date(response.headers()));
         let is_html = response.headers().get(reqwest::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
         let body = bounded(response).await.map_err(|message| Failure {
             may_have_happened: changes,
             status: Some(status),
             ..Failure::new(doing, Class::Transient, Reason::UnexpectedResponse, message)
         })?;
-        Ok(Answer { status, retry_after, is_html, body })
+        Ok(Answer { status, retry_after, date, is_html, body })
     }
 
     /// Reads the JSON body of a success, or says what the answer means.
@@ -334,15 +336,33 @@ impl Answer {
         words.code.into_iter().chain(words.text).chain(text).any(|text| is(&text.to_ascii_lowercase()))
     }
 
+    /// Whether the answer carries this code.
+    #[must_use]
+    pub fn has_code(&self, code: &str) -> bool {
+        Words::read(&self.body).code.as_deref() == Some(code)
+    }
+
+    /// The failure that a success reports in its body: what some servers do instead of a status.
+    #[must_use]
+    pub fn refusal_in_a_success(&self, doing: &'static str) -> Option<Failure> {
+        let words = Words::read(&self.body);
+        words.code.is_some().then(|| self.failure_with(400, &words, doing, false))
+    }
+
     /// The one place where a refusal gets its class and reason. Codes count before the status: IAM answers a wrong key with 400.
     #[must_use]
     pub fn failure(&self, doing: &'static str, changes: bool) -> Failure {
-        let words = Words::read(&self.body);
+        self.failure_with(self.status, &Words::read(&self.body), doing, changes)
+    }
+
+    fn failure_with(&self, status: u16, words: &Words, doing: &'static str, changes: bool) -> Failure {
         let code = words.code.as_deref().unwrap_or_default();
-        let (class, reason) = match (code, self.status) {
+        let (class, reason) = match (code, status) {
             _ if self.asks_for_a_pause() => (Class::RateLimited, Reason::RateLimited),
             ("invalid_client", _) => (Class::Unauthorized, Reason::InvalidClient),
             ("invalid_grant" | "BXNIM0415E" | "BXNIM0462E", _) | (_, 401) => (Class::Unauthorized, Reason::Unauthorized),
+            // Codes of the authorization endpoint that some token endpoints use too (RFC 6749, section 4.1.2.1).
+            ("temporarily_unavailable" | "server_error", 400..=499) => (Class::Transient, Reason::ServiceUnavailable),
             (_, 501) => (Class::Unexpected, Reason::UnexpectedResponse),
             (_, 408 | 425 | 500..=599) => (Class::Transient, Reason::ServiceUnavailable),
             // An HTML 403 comes from a gateway in front of the service, not from the service.
@@ -371,6 +391,10 @@ async fn bounded(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, 
     Ok(body)
 }
 
+fn date(headers: &HeaderMap) -> Option<jiff::Timestamp> {
+    jiff::fmt::rfc2822::parse(headers.get(reqwest::header::DATE)?.to_str().ok()?).ok().map(|date| date.timestamp())
+}
+
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     /// A longer pause than this is not believed.
     const MOST: Duration = Duration::from_secs(3600);
@@ -379,8 +403,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
             let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-            let date = headers.get(reqwest::header::DATE).and_then(|value| jiff::fmt::rfc2822::parse(value.to_str().ok()?).ok());
-            let now = date.map_or_else(jiff::Timestamp::now, |date| date.timestamp());
+            let now = date(headers).unwrap_or_else(jiff::Timestamp::now);
             Duration::try_from(at.duration_since(now)).unwrap_or_default()
         }
     };
@@ -424,7 +447,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, is_html: bool, body: &str) -> Answer {
-        Answer { status, retry_after: None, is_html, body: Zeroizing::new(body.as_bytes().to_vec()) }
+        Answer { status, retry_after: None, date: None, is_html, body: Zeroizing::new(body.as_bytes().to_vec()) }
     }
 
     #[test]

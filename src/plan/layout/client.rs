@@ -1,10 +1,8 @@
-//! Which keys a published Secret has. The keys of a layout are frozen per API version (`tests/golden/layouts.txt`).
+//! The layouts of a registered client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sha2::{Digest, Sha256};
-
-use super::Problem;
+use super::{super::Problem, flaw_of_names, mark_of};
 use crate::{
     model::{ApplicationKind, ExposeSecret, SecretText},
     reasons::Reason,
@@ -91,10 +89,7 @@ pub fn keys(shape: &Shape) -> BTreeSet<String> {
 /// Field ownership tells that nobody changed what was written; this tells that what was written is what is wanted now.
 #[must_use]
 pub fn mark(shape: &Shape, origin: &str, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {
-    let values: BTreeMap<String, String> =
-        render(shape, &placeholder(shape, origin)).into_iter().map(|(key, value)| (key, value.expose_secret().to_owned())).collect();
-    let digest = Sha256::digest(format!("{values:?} {labels:?} {annotations:?}"));
-    data_encoding::HEXLOWER.encode(&digest[..12])
+    mark_of(render(shape, &placeholder(shape, origin)), labels, annotations)
 }
 
 /// A rename of a key that the layout does not have, or a layout that the client cannot fill.
@@ -103,21 +98,7 @@ pub fn flaw(shape: &Shape) -> Option<Problem> {
     if shape.kind == ApplicationKind::SinglePageApp && shape.layout.needs_secret() {
         return Some(Problem::new(Reason::InvalidSpec, "this layout needs a client secret, which a SinglePageApp does not have"));
     }
-    let known = layout_keys(shape);
-    let names: Vec<&str> = known.iter().map(String::as_str).collect();
-    let unknown = shape.renamed.keys().find(|key| !known.contains(*key));
-    if let Some(key) = unknown {
-        return Some(Problem::new(
-            Reason::InvalidSpec,
-            format!("secret.keys renames {key:?}, which is not a key of this layout; its keys are {}", names.join(", ")),
-        ));
-    }
-    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
-    known.iter().find_map(|key| {
-        let name = renamed(shape, key.clone());
-        let other = taken.insert(name.clone(), key)?;
-        Some(Problem::new(Reason::InvalidSpec, format!("secret.keys gives {other:?} and {key:?} of this layout the same name {name:?}")))
-    })
+    flaw_of_names(&layout_keys(shape), &shape.renamed)
 }
 
 /// The Secret's data.

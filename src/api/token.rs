@@ -1,0 +1,354 @@
+//! `AccessToken`: one access token, kept fresh in a Secret.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Condition, LocalReference, ObjectVersion, ProviderReference, ProviderVersion, SecretVersion, Span,
+    secret::{annotation_values, key_names, label_values},
+};
+
+/// What a token is asked for with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GrantType {
+    /// An IBM Cloud API key.
+    ApiKey,
+    /// The client's own credential (RFC 6749, section 4.4).
+    ClientCredentials,
+    /// A user's name and password (RFC 6749, section 4.3). Never a default: OAuth 2.1 removes it.
+    Password,
+    /// A signed assertion (RFC 7523, section 2.1).
+    JwtBearer,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// The kinds of object whose client a token can be asked for with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ClientKind {
+    /// An `AppIdApplication` of the same namespace.
+    #[default]
+    AppIdApplication,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// Names a registered client of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ClientReference {
+    /// `AppIdApplication` (default).
+    #[serde(default)]
+    pub kind: ClientKind,
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Which keys of a Secret hold a pair of client id and client secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PairKeys {
+    /// Key with the client id.
+    #[schemars(length(min = 1, max = 253))]
+    pub client_id: String,
+    /// Key with the client secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub client_secret: String,
+}
+
+/// A Secret of the same namespace with a credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialSecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key with an API key (IAM). Default `apikey`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: Option<String>,
+    /// Keys with client id and client secret. Default: `client_id` and `client_secret`, else `clientId` and `clientSecret`, else `clientId`
+    /// and `secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PairKeys>,
+}
+
+/// The credential that a token is asked for with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenCredentials {
+    /// The Secret that holds it, in the object's own namespace. White space around values is ignored.
+    pub secret_ref: CredentialSecretRef,
+}
+
+/// A Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedSecret {
+    /// The Secret.
+    pub secret_ref: LocalReference,
+}
+
+/// A signed assertion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Assertion {
+    /// The Secret and key that hold a signed JWT. Default key `assertion`.
+    pub secret_ref: super::SecretKeyRef,
+}
+
+/// One more field of the form that is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = (
+    "!(self.name in ['grant_type', 'client_id', 'client_secret', 'client_assertion', 'client_assertion_type', 'assertion', 'username', 'password', 'refresh_token', 'apikey', 'cr_token', 'scope', 'audience', 'resource'])",
+    "this field has a place of its own in the spec, or is the operator's"
+))]
+pub struct Parameter {
+    /// Name of the field.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Its value; not secret.
+    #[schemars(length(max = 2048))]
+    pub value: String,
+}
+
+/// How the token is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("(has(self.type) && self.type == 'Password') == has(self.password)", "password goes with type: Password"),
+    validation = ("(has(self.type) && self.type == 'JwtBearer') == has(self.assertion)", "assertion goes with type: JwtBearer"),
+    validation = ("!has(self.audienceRef) || !has(self.audiences)", "set audiences or audienceRef, not both"),
+)]
+pub struct GrantSpec {
+    /// `ApiKey`, `ClientCredentials`, `Password` or `JwtBearer`. Default: what the service uses for machines (`ApiKey` for IAM, else
+    /// `ClientCredentials`).
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub grant_type: Option<GrantType>,
+    /// Scopes, at most 50. Left out: none is asked for, and the service gives what it gives then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 50), inner(length(min = 1, max = 256), regex(pattern = r"^[!#-\[\]-~]+$")))]
+    pub scopes: Option<Vec<String>>,
+    /// For whom the token is (form field `audience`), at most 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 2048)))]
+    pub audiences: Option<Vec<String>>,
+    /// An `AppIdApplication` of the same namespace whose client id is the audience.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience_ref: Option<ClientReference>,
+    /// For what the token is (form field `resource`, RFC 8707), at most 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 2048)))]
+    pub resources: Option<Vec<String>>,
+    /// Further fields of the form, at most 16. Fields that have a place of their own here are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub parameters: Vec<Parameter>,
+    /// With `type: Password`: the Secret with the keys `username` and `password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<NamedSecret>,
+    /// With `type: JwtBearer`: where the assertion comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assertion: Option<Assertion>,
+}
+
+/// When the token is replaced. Whatever is set, it is replaced while it is still valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RefreshSpec {
+    /// When so much of its lifetime is over, in per cent, 1 to 99. Default 66.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "per_cent")]
+    pub at_percent: Option<i32>,
+    /// After this long at the latest. Default `30m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_interval: Option<Span>,
+    /// So much of its lifetime must be left; half of it where the lifetime is shorter than twice that. Default `120s`: a Pod sees a changed
+    /// Secret up to 90 s late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_remaining: Option<Span>,
+}
+
+fn per_cent(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 99 })
+}
+
+/// Which keys the Secret of a token has. The keys of each layout are frozen for this API version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TokenLayout {
+    /// `token`, `authorization`, `token_type`, `expires_at`, `scope`.
+    #[default]
+    BearerToken,
+    /// What IBM's SDKs read from their environment, or from the file `ibm-credentials.env`.
+    IbmSdk,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// Where the token is published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)", "secret.name is immutable: delete and create the object to publish elsewhere"),
+    validation = ("(self.layout == 'IbmSdk') == has(self.service)", "secret.service goes with layout IbmSdk"),
+    validation = ("!has(self.serviceUrl) || has(self.service)", "secret.serviceUrl goes with layout IbmSdk"),
+    validation = ("!has(self.keys) || self.keys.all(k, !self.keys.exists(other, other != k && self.keys[other] == self.keys[k]))", "two keys may not be renamed to the same name"),
+    validation = ("!has(self.labels) || self.labels.all(k, !k.startsWith('cloudidentity.dev/'))", "labels under cloudidentity.dev/ belong to the operator"),
+    validation = ("!has(self.annotations) || self.annotations.all(k, !k.startsWith('cloudidentity.dev/'))", "annotations under cloudidentity.dev/ belong to the operator"),
+)]
+pub struct TokenSecretSpec {
+    /// Name of the Secret. Default: the object's name. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: Option<String>,
+    /// Which keys the Secret has: `BearerToken` (default) or `IbmSdk`.
+    #[serde(default)]
+    pub layout: TokenLayout,
+    /// Renames keys of the layout: `layout key: key in the Secret`. At most 32. A key the layout does not have is reported, not ignored.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "key_names")]
+    pub keys: BTreeMap<String, String>,
+    /// Labels for the Secret, at most 64. The prefix `cloudidentity.dev/` is refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "label_values")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations for the Secret, at most 64. The prefix `cloudidentity.dev/` is refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "annotation_values")]
+    pub annotations: BTreeMap<String, String>,
+    /// Layout `IbmSdk`: the service as its SDK spells it, for example `kms`: the variables begin with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z][A-Za-z0-9_]*$"))]
+    pub service: Option<String>,
+    /// Layout `IbmSdk`: the service's address, for the variable `<SERVICE>_URL`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_url: Option<super::ServiceUrl>,
+    /// Adds the ID token that comes with grants of a user (`Password`, `JwtBearer`) under the key `id_token`. Default `false`.
+    #[serde(default)]
+    pub identity_token: bool,
+}
+
+/// One access token, kept fresh in a Secret.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "cloudidentity.dev",
+    version = "v1alpha1",
+    kind = "AccessToken",
+    plural = "accesstokens",
+    namespaced,
+    doc = "One access token, kept fresh in a Secret: it is replaced in time, by its real lifetime.",
+    status = "AccessTokenStatus",
+    derive = "PartialEq",
+    shortname = "atok",
+    category = "cloudidentity",
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
+    printcolumn(name = "Refresh", type_ = "string", json_path = ".status.refreshAt"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.providerRef) != has(self.clientRef)", "set exactly one of providerRef and clientRef"),
+    validation = ("!has(self.credentials) || has(self.providerRef)", "credentials goes with providerRef: clientRef brings its own"),
+    validation = ("!self.secret.identityToken || (has(self.grant.type) && self.grant.type in ['Password', 'JwtBearer'])", "secret.identityToken goes with the grants Password and JwtBearer: a machine has no ID token"),
+)]
+pub struct AccessTokenSpec {
+    /// The service: an `IdentityProvider` of this namespace (default) or a `ClusterIdentityProvider` that allows it. Exactly one of
+    /// `providerRef` and `clientRef`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_ref: Option<ProviderReference>,
+    /// The credential to ask with. Default: the provider's own, where it is one for tokens (an App ID provider's is a management key), and for
+    /// a `ClusterIdentityProvider` only with `permits.accessTokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<TokenCredentials>,
+    /// A client that this operator registered: its credential is used, whatever layout its Secret has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ref: Option<ClientReference>,
+    /// How the token is asked for.
+    #[serde(default)]
+    pub grant: GrantSpec,
+    /// When the token is replaced.
+    #[serde(default)]
+    pub refresh: RefreshSpec,
+    /// Where and how the token is published.
+    #[serde(default)]
+    pub secret: TokenSecretSpec,
+    /// `true`: no call to the service and no write of the Secret until it is `false` again. `Ready` keeps its value until the token expires.
+    /// Default `false`.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// What the published token was issued for: when any of it is another, a new token is asked for at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuedFor {
+    /// Generation of this object.
+    pub generation: i64,
+    /// The provider.
+    pub provider: ProviderVersion,
+    /// The Secrets that were used, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub credentials: BTreeMap<String, ObjectVersion>,
+    /// The audience that another object brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// The annotation `cloudidentity.dev/refresh` as it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+}
+
+/// What is known of the token. Never the token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessTokenStatus {
+    /// The generation of the spec that this status speaks of; -1 before the first pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready` (the Secret holds a valid token for this spec), `SecretPublished`, `Fresh` (the last attempt to replace it went well);
+    /// `Reconciling` and `Stalled` only while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The tenant that issued the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The Secret with the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<LocalReference>,
+    /// Which version of the Secret was last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_version: Option<SecretVersion>,
+    /// When the published token ends, in the API server's time. Where the service tells no lifetime (`LifetimeUnknown`), when it is taken to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+    /// When it is to be replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_at: Option<Time>,
+    /// When it was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refreshed_at: Option<Time>,
+    /// Whether the service told no lifetime, so that one is assumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_unknown: Option<bool>,
+    /// What the published token was issued for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_for: Option<IssuedFor>,
+    /// Consecutive failed attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<i32>,
+    /// When the next attempt is made, while something is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_action_at: Option<Time>,
+}

@@ -1,0 +1,324 @@
+//! The rules for one access token: whether it is fetched now, whether what came is published, and when to look again.
+//!
+//! [`next`] looks at a [`World`] and names one step, or says that there is nothing more to do in this pass. Everything that must survive the
+//! process stands in status and Secret; what is known more exactly in this process (times by its own steady clock) is handed in.
+//!
+//! # Guarantees
+//!
+//! * A published token is never taken away: a failure leaves it, and says when it will end.
+//! * A scheduled refresh never replaces a token by one that ends no later.
+//! * What was refused is not asked for again before its time, unless something that matters has changed.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Problem, application::State, schedule, wait};
+use crate::{
+    model::{Class, Failure},
+    reasons::Reason,
+};
+
+/// After `invalid_grant` of a user's grant the same is not presented again for this long: services lock users.
+const USER_GRANT_REFUSED: Duration = Duration::from_secs(30 * 60);
+/// A reply that ends at most this much later is no better than what is published: whole seconds, and the time that a reply takes.
+const NO_LATER: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+
+/// What stands under the Secret's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretView {
+    /// Nothing.
+    Absent,
+    /// Ours.
+    Ours {
+        /// Whether it is exactly what was last applied, in today's shape.
+        is_intact: bool,
+    },
+    /// Published for an object of this cluster, kind, namespace and name that no longer exists.
+    Leftover,
+    /// Somebody else's.
+    Foreign {
+        /// Whose, in words.
+        whose: String,
+    },
+    /// Ours, but made immutable.
+    Immutable,
+}
+
+/// The token that is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its end.
+    pub expires_at: Timestamp,
+    /// When it is to be replaced.
+    pub refresh_at: Timestamp,
+    /// Whether it was issued for what the spec, the provider and the credentials are now.
+    pub is_current: bool,
+    /// Whether it was issued for this generation of the spec.
+    pub fits_the_spec: bool,
+}
+
+/// A token that came in this pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Its end.
+    pub expires_at: Timestamp,
+    /// When it is to be replaced.
+    pub refresh_at: Timestamp,
+    /// Whether it is the published one, byte for byte, as far as that is remembered.
+    pub is_the_same: bool,
+}
+
+/// Why a token is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It is not.
+    None,
+    /// Its time has come.
+    Scheduled,
+    /// There is none, or not the right one: whatever comes is published.
+    Anew,
+}
+
+/// One thing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Take over the Secret of a former object.
+    TakeOver,
+    /// Ask the service for a token.
+    Fetch,
+    /// Write the Secret.
+    Publish,
+}
+
+/// Everything that one pass knows.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Whether the object is suspended.
+    pub suspended: bool,
+    /// What keeps a token from being asked for: a flaw of the spec, the provider, permits, credentials.
+    pub obstacle: Option<Problem>,
+    /// Another object that claims the same Secret and comes first.
+    pub secret_rival: Option<String>,
+    /// The Secret.
+    pub secret: SecretView,
+    /// Until when a Secret that somebody else keeps changing is left as it is.
+    pub contested_until: Option<Timestamp>,
+    /// What is published.
+    pub published: Option<Published>,
+    /// After a failure: when the next attempt is due.
+    pub retry_at: Option<Timestamp>,
+    /// Whether something that matters has changed since that was decided.
+    pub is_news: bool,
+    /// Whether the grant presents something of a user's.
+    pub is_of_a_user: bool,
+    /// What came of asking.
+    pub issued: Option<Result<Issued, Failure>>,
+    /// What came of writing the Secret.
+    pub written: Option<Result<(), Failure>>,
+}
+
+/// What a pass came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What keeps the Secret from holding a valid token for this spec.
+    pub problem: Option<Problem>,
+    /// Whether the Secret holds a token that lives.
+    pub published: State,
+    /// Whether the last attempt to replace it went well.
+    pub fresh: State,
+    /// Whether the attempt of this pass failed.
+    pub failed: bool,
+    /// When to try again after a failure, or to look again while something is in the way; `None`: the schedule decides.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// The next step of a pass, or rest.
+#[must_use]
+pub fn next(world: &World, now: Timestamp) -> Option<Step> {
+    if world.obstacle().is_some() {
+        return None;
+    }
+    match (&world.issued, &world.written) {
+        (Some(Ok(_)), Some(_)) | (Some(Err(_)), _) => None,
+        (Some(Ok(issued)), None) if !world.is_worth_publishing(issued, now) => None,
+        (Some(Ok(_)), None) if world.secret == SecretView::Leftover => Some(Step::TakeOver),
+        (Some(Ok(_)), None) => Some(Step::Publish),
+        (None, _) => world.may_ask(now).then_some(Step::Fetch),
+    }
+}
+
+impl World {
+    /// Why a token would be fetched.
+    #[must_use]
+    pub fn need(&self, now: Timestamp) -> Need {
+        match &self.published {
+            Some(published)
+                if matches!(self.secret, SecretView::Ours { is_intact: true }) && published.is_current && published.expires_at > now =>
+            {
+                if published.refresh_at <= now {
+                    Need::Scheduled
+                } else {
+                    Need::None
+                }
+            }
+            _ => Need::Anew,
+        }
+    }
+
+    fn may_ask(&self, now: Timestamp) -> bool {
+        let waits = self.retry_at.is_some_and(|at| at > now) && !self.is_news;
+        self.need(now) != Need::None && !waits
+    }
+
+    /// A service may answer with the token that it gave before: on schedule that is no reason to write.
+    fn is_worth_publishing(&self, issued: &Issued, now: Timestamp) -> bool {
+        self.need(now) != Need::Scheduled || !self.is_reused(issued)
+    }
+
+    fn is_reused(&self, issued: &Issued) -> bool {
+        issued.is_the_same
+            || self.published.as_ref().is_some_and(|published| issued.expires_at.duration_since(published.expires_at) <= NO_LATER)
+    }
+
+    /// What keeps the object from being worked on, seen from the cluster alone.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<Problem> {
+        if self.suspended {
+            return Some(Problem::new(Reason::Suspended, "the object is suspended (spec.suspend)"));
+        }
+        if let Some(obstacle) = &self.obstacle {
+            return Some(obstacle.clone());
+        }
+        if let Some(rival) = &self.secret_rival {
+            return Some(Problem::new(
+                Reason::SecretConflict,
+                format!("the Secret's name is also claimed by {rival}, which comes first: choose another secret.name"),
+            ));
+        }
+        match &self.secret {
+            SecretView::Ours { is_intact: false } | SecretView::Absent if self.contested_until.is_some() => {
+                Some(Problem::new(Reason::Contested, "something else keeps changing the Secret; it is put back at growing intervals"))
+            }
+            SecretView::Foreign { whose } => Some(Problem::new(
+                Reason::SecretConflict,
+                format!(
+                    "a Secret of that name exists and belongs to {whose}; it is left as it is: choose another secret.name, or remove it"
+                ),
+            )),
+            SecretView::Immutable => Some(Problem::new(
+                Reason::SecretImmutable,
+                "the Secret was made immutable; it is never deleted and re-created by the operator",
+            )),
+            _ => None,
+        }
+    }
+
+    /// The token that the Secret holds after this pass, if it holds one.
+    fn held(&self) -> Option<(Timestamp, bool)> {
+        if let (Some(Ok(issued)), Some(Ok(()))) = (&self.issued, &self.written) {
+            return Some((issued.expires_at, true));
+        }
+        let published = self.published.as_ref().filter(|_| matches!(self.secret, SecretView::Ours { is_intact: true }))?;
+        Some((published.expires_at, published.fits_the_spec))
+    }
+
+    fn failure(&self) -> Option<&Failure> {
+        let refused = self.issued.as_ref().and_then(|issued| issued.as_ref().err());
+        refused.or_else(|| self.written.as_ref().and_then(|written| written.as_ref().err()))
+    }
+
+    /// When to ask again after a token that was reused: halfway to the end of what is published.
+    #[must_use]
+    pub fn reused_refresh_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let (Some(Ok(issued)), None, Some(published)) = (&self.issued, &self.written, &self.published) else { return None };
+        if self.is_worth_publishing(issued, now) {
+            return None;
+        }
+        let rest = Duration::try_from(published.expires_at.duration_since(now)).unwrap_or_default();
+        now.checked_add((rest / 2).max(Duration::from_secs(1))).ok()
+    }
+
+    /// What the pass came to, after [`next`] said to rest. `failures` counts this pass if it failed, `seed` is the object's UID.
+    #[must_use]
+    pub fn verdict(&self, failures: u32, seed: &str, now: Timestamp) -> Verdict {
+        let held = self.held();
+        let lives = held.is_some_and(|(expires_at, _)| expires_at > now);
+        let published = match held {
+            Some(_) if lives => State::Yes(Reason::Published),
+            Some((expires_at, _)) => State::No(expired(expires_at)),
+            None => State::No(Problem::new(Reason::InProgress, "there is no Secret with a token of this object yet")),
+        };
+        if let Some(obstacle) = self.obstacle() {
+            let problem = if obstacle.reason == Reason::Suspended && held.is_some() && !lives {
+                expired(held.map_or(now, |(expires_at, _)| expires_at))
+            } else {
+                obstacle.clone()
+            };
+            return Verdict {
+                retry_at: self.again_with(&obstacle, failures, seed, now),
+                problem: Some(problem),
+                published,
+                fresh: State::Unknown(obstacle),
+                failed: false,
+            };
+        }
+        let Some(failure) = self.failure() else {
+            // A wait after a failure goes on; its failure is said already, and stays.
+            let waiting = self.retry_at.filter(|at| *at > now && self.issued.is_none());
+            let in_progress = || Problem::new(Reason::InProgress, "the token is being fetched");
+            let problem = (!lives).then(in_progress);
+            let fresh = if problem.is_some() { State::Unknown(in_progress()) } else { State::Yes(Reason::Refreshed) };
+            return Verdict { problem, published, fresh, failed: false, retry_at: waiting };
+        };
+        let said = Problem::of(failure);
+        let rest = held.filter(|_| lives).and_then(|(expires_at, _)| Duration::try_from(expires_at.duration_since(now)).ok());
+        let retry_at = now.checked_add(self.retry_after(failure, failures, seed, rest)).ok();
+        let fits = held.is_some_and(|(_, fits)| fits);
+        let problem = match held {
+            Some(_) if lives && fits => None,
+            Some((expires_at, _)) if !lives => {
+                Some(Problem::new(said.reason, format!("the token in the Secret ended at {}; {}", shown(expires_at), said.message)))
+            }
+            _ => Some(said.clone()),
+        };
+        let fresh = match held {
+            Some((expires_at, _)) if lives => {
+                Problem::new(said.reason, format!("the token in the Secret is valid until {}; {}", shown(expires_at), said.message))
+            }
+            _ => said,
+        };
+        Verdict { problem, published, fresh: State::No(fresh), failed: true, retry_at }
+    }
+
+    fn retry_after(&self, failure: &Failure, failures: u32, seed: &str, rest: Option<Duration>) -> Duration {
+        let wait = wait::after(failure, failures, seed);
+        match failure.class {
+            Class::RateLimited => wait,
+            // Presenting it again could lock somebody out.
+            Class::Unauthorized if self.is_of_a_user && failure.reason == Reason::InvalidGrant => wait.max(USER_GRANT_REFUSED),
+            _ => schedule::retry_after(wait, rest),
+        }
+    }
+
+    fn again_with(&self, obstacle: &Problem, failures: u32, seed: &str, now: Timestamp) -> Option<Timestamp> {
+        match obstacle.reason {
+            // Only a change of the spec ends it.
+            Reason::Suspended => None,
+            Reason::Contested => self.contested_until,
+            _ => now.checked_add(wait::spread(wait::WAITING, seed, failures, -0.2, 0.2)).ok(),
+        }
+    }
+}
+
+fn expired(at: Timestamp) -> Problem {
+    Problem::new(Reason::TokenExpired, format!("the token in the Secret ended at {}", shown(at)))
+}
+
+/// Whole seconds are what status shows.
+fn shown(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests;

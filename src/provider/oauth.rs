@@ -1,0 +1,242 @@
+//! A call of an OAuth 2.0 token endpoint, as every service makes it, and what its reply means (RFC 6749, sections 5.1 and 5.2).
+
+use std::time::Instant;
+
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use reqwest::Method;
+use serde::Deserialize;
+use url::{Url, form_urlencoded};
+
+use super::{
+    Caller, Tenant,
+    http::{Answer, Body, DEADLINE, Request},
+};
+use crate::{
+    model::{Class, ClientCredential, ExposeSecret, Failure, Grant, IssuedToken, SecretText, TokenRequest, Told},
+    reasons::Reason,
+};
+
+/// How a client proves who it is (RFC 6749, section 2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthentication {
+    /// HTTP Basic with both halves form-encoded first, as the standard says.
+    Basic,
+    /// HTTP Basic with both halves as they are, as several servers want it.
+    BasicRaw,
+    /// In the form.
+    Post,
+}
+
+/// One call of a token endpoint.
+pub(super) struct TokenCall<'a> {
+    /// What we are doing, in our words.
+    pub(super) doing: &'static str,
+    /// The operation, as metrics name it.
+    pub(super) operation: &'static str,
+    /// The token endpoint.
+    pub(super) endpoint: Url,
+    /// How the client authenticates, where there is one.
+    pub(super) authentication: ClientAuthentication,
+    /// What is asked for.
+    pub(super) request: &'a TokenRequest,
+    /// Fields of the form that only this service knows.
+    pub(super) extra: Vec<(&'a str, &'a str)>,
+}
+
+/// A reply. IAM tells the end of a token as a time too (`expiration`).
+#[derive(Deserialize)]
+pub(super) struct Reply {
+    access_token: Option<SecretText>,
+    token_type: Option<String>,
+    expires_in: Option<Seconds>,
+    expiration: Option<Seconds>,
+    scope: Option<String>,
+    id_token: Option<SecretText>,
+}
+
+/// The standard wants a number; some servers and gateways print it as text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(f64),
+    Text(String),
+    Other(serde::de::IgnoredAny),
+}
+
+#[derive(Default, Deserialize)]
+struct Times {
+    iat: Option<f64>,
+    exp: Option<f64>,
+}
+
+/// Asks for a token.
+///
+/// # Errors
+///
+/// When there is none. A refusal of the client is [`Reason::InvalidClient`], one of what the grant presents [`Reason::InvalidGrant`].
+pub(super) async fn ask(tenant: &Tenant, caller: &Caller, call: TokenCall<'_>) -> Result<IssuedToken, Failure> {
+    let TokenCall { doing, operation, endpoint, authentication, request, extra } = call;
+    let (scopes, grant_type) = (request.scopes.join(" "), grant_type(&request.grant));
+    let mut form = vec![("grant_type", grant_type)];
+    match &request.grant {
+        Grant::ApiKey { key, .. } => form.push(("apikey", key.expose_secret())),
+        Grant::ClientCredentials => {}
+        Grant::Password { username, password } => {
+            form.extend([("username", username.expose_secret()), ("password", password.expose_secret())]);
+        }
+        Grant::JwtBearer(assertion) => form.push(("assertion", assertion.expose_secret())),
+    }
+    form.extend((!scopes.is_empty()).then_some(("scope", scopes.as_str())));
+    form.extend(request.audiences.iter().map(|audience| ("audience", audience.as_str())));
+    form.extend(request.resources.iter().map(|resource| ("resource", resource.as_str())));
+    form.extend(request.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    form.extend(extra);
+    let mut authorization = None;
+    if let Some(client) = &request.client {
+        match authentication {
+            ClientAuthentication::Post => {
+                form.extend([("client_id", client.id.as_str()), ("client_secret", client.secret.expose_secret())])
+            }
+            ClientAuthentication::Basic | ClientAuthentication::BasicRaw => authorization = Some(basic(client, authentication)),
+        }
+    }
+    let request_of_http =
+        Request { doing, operation, method: Method::POST, url: endpoint, authorization, body: Body::Form(form), deadline: DEADLINE };
+    let answer = tenant.call(caller, request_of_http).await?;
+    let received = Instant::now();
+    let reply: Reply = tenant.read(doing, false, &answer).map_err(|failure| explained(failure, &answer, request))?;
+    let Some(token) = reply.access_token.as_ref().filter(|token| is_sendable(token.expose_secret())) else {
+        // Some servers report errors with status 200.
+        return Err(match answer.refusal_in_a_success(doing) {
+            Some(failure) => explained(failure, &answer, request),
+            None => tenant.nonsense(doing, false, &answer, "the answer holds no token"),
+        });
+    };
+    if reply.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+        let message = "the service issues tokens of another type than Bearer";
+        return Err(Failure { status: Some(answer.status), ..Failure::new(doing, Class::Unexpected, Reason::UnexpectedResponse, message) });
+    }
+    Ok(IssuedToken {
+        access_token: token.clone(),
+        told: told(&reply, token, &answer),
+        scope: reply.scope.filter(|scope| !scope.is_empty()),
+        identity_token: reply.id_token.filter(|token| is_sendable(token.expose_secret())),
+        received,
+    })
+}
+
+const fn grant_type(grant: &Grant) -> &'static str {
+    match grant {
+        Grant::ApiKey { .. } => "urn:ibm:params:oauth:grant-type:apikey",
+        Grant::ClientCredentials => "client_credentials",
+        Grant::Password { .. } => "password",
+        Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+    }
+}
+
+fn basic(client: &ClientCredential, authentication: ClientAuthentication) -> SecretText {
+    let half = |text: &str| match authentication {
+        ClientAuthentication::Basic => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+        ClientAuthentication::BasicRaw | ClientAuthentication::Post => text.to_owned(),
+    };
+    let pair = zeroize::Zeroizing::new(format!("{}:{}", half(&client.id), half(client.secret.expose_secret())));
+    format!("Basic {}", STANDARD.encode(pair.as_bytes())).into()
+}
+
+/// Whose fault a refusal is: at a token endpoint a 401 speaks of the client, also without a body that says so (RFC 6749, section 5.2), and
+/// `invalid_grant` of what the grant presents.
+fn explained(failure: Failure, answer: &Answer, request: &TokenRequest) -> Failure {
+    let speaks_of_the_grant = answer.has_code("invalid_grant") && request.grant.is_of_a_user();
+    let reason = match failure.class {
+        Class::Unauthorized if speaks_of_the_grant => Reason::InvalidGrant,
+        Class::Unauthorized if request.client.is_some() => Reason::InvalidClient,
+        _ => return failure,
+    };
+    Failure { reason, ..failure }
+}
+
+/// A token goes into a header and a file: anything but visible characters would break either.
+fn is_sendable(token: &str) -> bool {
+    !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic())
+}
+
+fn told(reply: &Reply, token: &SecretText, answer: &Answer) -> Told {
+    let times = times(token.expose_secret());
+    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit a double exactly")]
+    let date = answer.date.unwrap_or_else(jiff::Timestamp::now).as_second() as f64;
+    Told {
+        expires_in: reply.expires_in.as_ref().and_then(Seconds::told),
+        issued_at: times.iat,
+        expires_at: times.exp.or_else(|| reply.expiration.as_ref().and_then(Seconds::told)),
+        date: Some(date),
+    }
+}
+
+impl Seconds {
+    fn told(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(text) => text.trim().parse().ok(),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+/// Beginning and end of a token that is a JWT; unverified, because nobody is trusted for it.
+fn times(token: &str) -> Times {
+    payload(token).and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
+}
+
+/// The payload of a JWT, decoded and not verified: for display and times, never to trust anybody.
+pub(super) fn payload(token: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+    let mut parts = token.split('.');
+    let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
+    URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok().map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn basic_encodes_both_halves_first_unless_told_not_to() {
+        let client = ClientCredential { id: "a:b".into(), secret: "p%/+=é w".into() };
+        let sent = |authentication| {
+            let text = basic(&client, authentication);
+            let encoded = text.expose_secret().strip_prefix("Basic ").expect("its scheme").to_owned();
+            String::from_utf8(STANDARD.decode(encoded).expect("base64")).expect("text")
+        };
+        assert_eq!(sent(ClientAuthentication::Basic), "a%3Ab:p%25%2F%2B%3D%C3%A9+w");
+        assert_eq!(sent(ClientAuthentication::BasicRaw), "a:b:p%/+=é w");
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_sent_as_a_header_is_none() {
+        for (token, is_one) in [("abc.def-_~+/=", true), ("", false), ("a b", false), ("a\nb", false), ("a\u{7f}", false), ("é", false)] {
+            assert_eq!(is_sendable(token), is_one, "{token:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_seconds_is_read_as_a_number_and_as_text() {
+        let read = |text: &str| serde_json::from_str::<Reply>(&format!(r#"{{"expires_in":{text}}}"#)).expect(text).expires_in;
+        for (text, seconds) in
+            [("3600", Some(3600.0)), (r#"" 900 ""#, Some(900.0)), ("1.5", Some(1.5)), (r#""soon""#, None), ("[1]", None), ("true", None)]
+        {
+            assert_eq!(read(text).and_then(|number| number.told()), seconds, "{text}");
+        }
+        assert!(read("null").is_none());
+    }
+
+    #[test]
+    fn only_three_parts_with_a_json_payload_have_times() {
+        let jwt = format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(r#"{"iat":10,"exp":20.5,"sub":"x"}"#));
+        assert_eq!((times(&jwt).iat, times(&jwt).exp), (Some(10.0), Some(20.5)));
+        for token in ["opaque", "a.b", "a.b.c", "..", &format!("e30.{}.s", URL_SAFE_NO_PAD.encode(r#"{"iat":"x"}"#))] {
+            assert_eq!((times(token).iat, times(token).exp), (None, None), "{token}");
+        }
+    }
+}
