@@ -7,6 +7,7 @@ use cloud_identity_operator::{
     api,
     cli::{Cli, Command, LogFormat, Run},
     controller::{
+        clock::Clock,
         context::Settings,
         run::{self, RunOptions},
     },
@@ -92,7 +93,8 @@ async fn operate(options: Run) -> Result<(), AnyError> {
     let metrics = Arc::new(Metrics::default());
     server::serve(metrics_address, metrics.clone()).await?;
     let config = kube::Config::infer().await?;
-    let client = run::plain_client(config.clone())?;
+    let clock = Arc::new(Clock::default());
+    let client = run::plain_client(config.clone(), &clock)?;
     let settings = Settings {
         namespace: namespace.unwrap_or_else(|| config.default_namespace.clone()),
         cluster_uid: run::cluster_uid(&client).await?,
@@ -106,7 +108,7 @@ async fn operate(options: Run) -> Result<(), AnyError> {
         },
         instance: instance.unwrap_or_else(default_instance),
     };
-    run::run(config, RunOptions { settings, leader_election, cluster_providers }, metrics, stop).await?;
+    run::run(config, RunOptions { settings, leader_election, cluster_providers, clock }, metrics, stop).await?;
     Ok(())
 }
 

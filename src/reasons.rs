@@ -100,8 +100,8 @@ reasons! {
     TokenTooLarge, NeedsChange, "The token is larger than a Secret can hold: ask for less, for example fewer scopes.";
     BudgetTooSmall, NeedsChange, "The tenant's tokens need more requests a second than its budget allows: raise budget.requestsPerSecond of the provider.";
     // the Secret
-    SecretConflict, Waits, "The Secret's name is taken by something that is not this object's: choose another secret.name or remove the other.";
-    SecretImmutable, Waits, "Somebody made the Secret immutable; it is never re-created: make it mutable by hand or delete it.";
+    SecretConflict, Waits, "The Secret's name is taken by something that is not this object's: remove the other, or delete this object and create it with another secret.name.";
+    SecretImmutable, Waits, "Somebody made the Secret immutable, and the operator never deletes one: delete it, and it is written anew.";
     Contested, Retried, "Something else keeps changing the Secret; it is repaired at growing intervals.";
     SecretMissing, NeedsChange, "The Secret is gone, and the object is suspended: set spec.suspend to false, and it is put back.";
     SecretRejected, Retried, "The API server refused the Secret.";
@@ -109,7 +109,7 @@ reasons! {
     // registration
     RemoteMissing, NeedsChange, "The adopted application does not exist at the service; nothing is registered in its place.";
     TypeMismatch, NeedsChange, "The application to adopt is of another type than the spec says.";
-    AlreadyManaged, Waits, "Another object holds this application.";
+    AlreadyManaged, Waits, "Another object holds this application: delete that one with deletionPolicy Retain, or remove adopt here.";
     RenameFailed, Retried, "The application works, but could not be given its display name.";
     RoleNotFound, Retried, "A role in spec.roles does not exist in the tenant: create it, or correct the name.";
     ScopeInUse, Waits, "A role holds the scope; removing it would take it from the role for good. Annotate `cloudidentity.dev/remove-scope: NAME` to do it.";
@@ -130,6 +130,11 @@ reasons! {
     SurplusRemoved, Good, "A second application under our provisional name was removed.";
     Orphaned, NeedsChange, "The registration could not be deleted and was given up: remove it by hand.";
     OwnershipPassed, Good, "An entry that this object added now belongs to another object that lists it.";
+}
+
+impl Reason {
+    /// What [`Reason::NamespaceNotAllowed`] says on every kind.
+    pub const NAMESPACE_NOT_ALLOWED: &'static str = "the ClusterIdentityProvider does not allow this namespace (allowedNamespaces)";
 }
 
 impl std::fmt::Display for Reason {

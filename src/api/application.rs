@@ -41,7 +41,7 @@ pub enum DeletionPolicy {
 #[serde(rename_all = "camelCase")]
 pub struct Adopt {
     /// Client id of the application, as the App ID console shows it.
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9._-]+$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
     pub client_id: String,
 }
 
@@ -68,12 +68,12 @@ impl JsonSchema for RedirectUri {
             "type": "string", "minLength": 8, "maxLength": 2048,
             "x-kubernetes-validations": [
                 { "rule": "!self.contains('*')", "message": "a redirect URI may not contain a wildcard (*)" },
-                { "rule": "!self.contains('#') && !self.contains(' ') && !self.contains('\\\\')",
-                  "message": "a redirect URI may not contain a fragment, a space or a backslash" },
+                { "rule": "self.matches('^[!-~]*$') && !self.contains('#') && !self.contains('\\\\')",
+                  "message": "a redirect URI may not contain a fragment, a space, a backslash, or anything but visible ASCII characters" },
                 { "rule": "self.startsWith('https://') || self.matches('^http://(localhost|127[.]0[.]0[.]1|[[]::1[]])(:[0-9]{1,5})?([/?].*)?$')",
                   "message": "a redirect URI begins with https://, or with http:// on localhost" },
-                { "rule": "!self.startsWith('https://') || self.matches('^https://[^/?@A-Z]+([/?].*)?$')",
-                  "message": "after https:// a redirect URI has a host in lower case, without user info" },
+                { "rule": "!self.startsWith('https://') || self.matches('^https://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|[[][0-9a-f:.]+[]])(:[0-9]{1,5})?([/?].*)?$')",
+                  "message": "after https:// a redirect URI has a host in lower case, without user info, and at most a port" },
             ]
         })
     }

@@ -27,8 +27,10 @@ impl JsonSchema for ServiceUrl {
             "type": "string", "minLength": 9, "maxLength": 2048,
             "x-kubernetes-validations": [
                 { "rule": "self.startsWith('https://')", "message": "the address must start with https://" },
-                { "rule": "!self.contains('@') && !self.contains('?') && !self.contains('#') && !self.contains(' ')",
-                  "message": "the address may not contain user info, a query, a fragment or a space" },
+                { "rule": "!self.contains('@') && !self.contains('?') && !self.contains('#') && self.matches('^[!-~]*$')",
+                  "message": "the address may not contain user info, a query, a fragment, a space, or anything but visible ASCII characters" },
+                { "rule": "!self.startsWith('https://') || self.matches('^https://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|[[][0-9A-Fa-f:.]+[]])(:[0-9]{1,5})?(/.*)?$')",
+                  "message": "after https:// the address has the name of a host, and at most a port and a path" },
             ]
         })
     }
@@ -265,7 +267,7 @@ pub struct AllowedNamespaces {
     pub from: From,
     /// Names of namespaces, with `from: Listed`; at most 500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 500), inner(length(min = 1, max = 63)))]
+    #[schemars(length(max = 500), inner(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")))]
     pub names: Option<Vec<String>>,
     /// Labels of namespaces, with `from: Selected`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -286,7 +288,7 @@ pub struct Permits {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50), inner(length(min = 1, max = 128)))]
     pub roles: Vec<String>,
-    /// Beginnings of redirect URIs that may be added; scheme, host and port must be equal, the path must begin with the given one. Default: none.
+    /// Beginnings of redirect URIs that may be added; scheme, host and port must be equal, the path must begin with the given one. URIs with `http` on localhost cannot be permitted. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub redirect_uri_prefixes: Vec<ServiceUrl>,

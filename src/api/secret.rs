@@ -37,13 +37,16 @@ pub enum Layout {
     validation = ("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)", "secret.name is immutable: delete and create the object to publish elsewhere"),
     validation = ("self.layout != 'Spring' || has(self.registrationId)", "layout Spring needs secret.registrationId"),
     validation = ("!has(self.keys) || self.keys.all(k, self.keys.exists_one(other, self.keys[other] == self.keys[k]))", "two keys may not be renamed to the same name"),
+    validation = ("!has(self.keys) || self.keys.all(k, self.keys[k] != '.' && !self.keys[k].startsWith('..'))", "a key of a Secret is not . and does not begin with .."),
+    validation = ("!has(self.labels) || self.labels.all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))", "a key of labels is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"),
     validation = ("!has(self.labels) || self.labels.all(k, !k.startsWith('cloudidentity.dev/'))", "labels under cloudidentity.dev/ belong to the operator"),
+    validation = ("!has(self.annotations) || self.annotations.all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))", "a key of annotations is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"),
     validation = ("!has(self.annotations) || self.annotations.all(k, !k.startsWith('cloudidentity.dev/'))", "annotations under cloudidentity.dev/ belong to the operator"),
 )]
 pub struct SecretSpec {
     /// Name of the Secret. Default: the object's name. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"))]
     pub name: Option<String>,
     /// Which keys the Secret has: `AppId` (default), `OAuth`, `IbmBinding`, `ServiceBinding`, `OAuth2Proxy` or `Spring`. A change is one
     /// write; keys of the former layout go.

@@ -203,13 +203,16 @@ pub enum TokenLayout {
     validation = ("(self.layout == 'IbmSdk') == has(self.service)", "secret.service goes with layout IbmSdk"),
     validation = ("!has(self.serviceUrl) || has(self.service)", "secret.serviceUrl goes with layout IbmSdk"),
     validation = ("!has(self.keys) || self.keys.all(k, !self.keys.exists(other, other != k && self.keys[other] == self.keys[k]))", "two keys may not be renamed to the same name"),
+    validation = ("!has(self.keys) || self.keys.all(k, self.keys[k] != '.' && !self.keys[k].startsWith('..'))", "a key of a Secret is not . and does not begin with .."),
+    validation = ("!has(self.labels) || self.labels.all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))", "a key of labels is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"),
     validation = ("!has(self.labels) || self.labels.all(k, !k.startsWith('cloudidentity.dev/'))", "labels under cloudidentity.dev/ belong to the operator"),
+    validation = ("!has(self.annotations) || self.annotations.all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))", "a key of annotations is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"),
     validation = ("!has(self.annotations) || self.annotations.all(k, !k.startsWith('cloudidentity.dev/'))", "annotations under cloudidentity.dev/ belong to the operator"),
 )]
 pub struct TokenSecretSpec {
     /// Name of the Secret. Default: the object's name. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"))]
     pub name: Option<String>,
     /// Which keys the Secret has: `BearerToken` (default) or `IbmSdk`.
     #[serde(default)]
@@ -298,6 +301,9 @@ pub struct IssuedFor {
     pub generation: i64,
     /// The provider.
     pub provider: ProviderVersion,
+    /// The Secret of the provider's own credential, where that was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_credentials: Option<ObjectVersion>,
     /// The Secrets that were used, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, ObjectVersion>,
@@ -345,6 +351,9 @@ pub struct AccessTokenStatus {
     /// What the published token was issued for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_for: Option<IssuedFor>,
+    /// What the last failed attempt was made for: the same is not tried again before its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_for: Option<IssuedFor>,
     /// Consecutive failed attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<i32>,

@@ -1,7 +1,7 @@
 //! What every pass shares.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,14 +18,16 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
     claims::{Claimant, Claims, ProviderKey},
+    clock::Clock,
     cluster::{self, Announcement, Subject},
     credentials::Credentials,
     directory::Directory,
     leadership::Leadership,
+    token::{self, Schedules},
     versions::Versions,
 };
 use crate::{
-    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
+    api::{AccessToken, AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
     metrics::Metrics,
     provider::http::HttpSettings,
 };
@@ -65,6 +67,12 @@ pub struct Context {
     pub claims: Claims,
     /// The providers, ready to use.
     pub directory: Directory,
+    /// The applications, to which tokens refer.
+    pub applications: Store<AppIdApplication>,
+    /// What time it is in the cluster.
+    pub clock: Arc<Clock>,
+    /// Of published tokens: what is known more exactly than status says.
+    pub schedules: Schedules,
     /// Labels of namespaces; `None` where they may not be read.
     pub namespaces: Option<Store<PartialObjectMeta<Namespace>>>,
     /// Whether this process leads.
@@ -307,6 +315,8 @@ impl Memory {
 pub struct Wake {
     /// Queue of applications.
     pub applications: UnboundedSender<ObjectRef<AppIdApplication>>,
+    /// Queue of tokens.
+    pub tokens: UnboundedSender<ObjectRef<AccessToken>>,
     /// Queue of providers.
     pub providers: UnboundedSender<ObjectRef<IdentityProvider>>,
     /// Queue of cluster providers.
@@ -324,11 +334,20 @@ impl Wake {
 
     /// Asks for a pass over a claimant. A queue that is closed belongs to a process that ends.
     pub fn claimant(&self, claimant: &Claimant) {
-        drop(self.applications.send(ObjectRef::new(&claimant.name).within(&claimant.namespace)));
+        match claimant.kind {
+            token::KIND => drop(self.tokens.send(ObjectRef::new(&claimant.name).within(&claimant.namespace))),
+            _ => drop(self.applications.send(ObjectRef::new(&claimant.name).within(&claimant.namespace))),
+        }
     }
 }
 
 impl Context {
+    /// Labels of a namespace, where they may be read.
+    #[must_use]
+    pub fn labels_of(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
+        self.namespaces.as_ref()?.get(&ObjectRef::new(namespace))?.metadata.labels.clone()
+    }
+
     /// Writes an event about an object, in this process's name.
     pub async fn announce(&self, subject: &Subject, announcement: &Announcement) {
         cluster::announce(&self.client, subject, &self.settings.namespace, &self.settings.instance, announcement).await;

@@ -2,6 +2,7 @@
 
 pub mod application;
 pub mod claims;
+pub mod clock;
 pub mod cluster;
 pub mod context;
 pub mod credentials;
@@ -11,6 +12,7 @@ pub mod provider;
 pub mod published;
 pub mod report;
 pub mod run;
+pub mod token;
 pub mod versions;
 pub mod watch;
 

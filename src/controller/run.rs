@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
+    client::ClientBuilder,
     core::{NamespaceResourceScope, PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
         controller,
@@ -19,11 +20,13 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tower::util::MapResponseLayer;
 
 use super::{
     Context, Kind, after_abort,
-    application::{Applications, claim_of},
+    application::{self, Applications, claim_of},
     claims::{Claims, ProviderKey},
+    clock::Clock,
     cluster::{self, Announcement, Subject},
     context::{Memory, Settings, Wake},
     credentials::Credentials,
@@ -32,11 +35,12 @@ use super::{
     provider::{ProviderObject, Providers},
     reconcile,
     report::is_true,
+    token::{self, AccessTokens, Schedules},
     versions::{Key, Versions, View, Who},
     watch::{Change, Feed, METADATA_PAGE, follow},
 };
 use crate::{
-    api::{AppIdApplication, ClusterIdentityProvider, IdentityProvider},
+    api::{AccessToken, AppIdApplication, ClusterIdentityProvider, IdentityProvider},
     metrics::Metrics,
     plan::Problem,
     reasons::Reason,
@@ -78,17 +82,29 @@ pub struct RunOptions {
     pub leader_election: bool,
     /// Whether cluster providers may be read.
     pub cluster_providers: bool,
+    /// What time it is in the cluster.
+    pub clock: Arc<Clock>,
 }
 
-/// A client for everything but watches: a deadline for each request, and no repetition behind our back.
+/// A client for everything but watches: a deadline for each request, and no repetition behind our back. `clock` hears the API server's time.
 ///
 /// # Errors
 ///
 /// When the configuration cannot be used.
-pub fn plain_client(mut config: Config) -> Result<Client, Error> {
+pub fn plain_client(mut config: Config, clock: &Arc<Clock>) -> Result<Client, Error> {
     config.read_timeout = Some(READ_TIMEOUT);
     config.default_retry = false;
-    Client::try_from(config).map_err(|source| Error::Cluster { doing: "preparing the client", source: Box::new(source) })
+    let builder =
+        ClientBuilder::try_from(config).map_err(|source| Error::Cluster { doing: "preparing the client", source: Box::new(source) })?;
+    let clock = clock.clone();
+    let hear = MapResponseLayer::new(move |response: http::Response<_>| {
+        let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
+        if let Some(date) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) {
+            clock.heard(date.timestamp(), std::time::Instant::now());
+        }
+        response
+    });
+    Ok(builder.with_layer(&hear).build())
 }
 
 /// UID of the `kube-system` namespace: stays when everything else of a cluster is replaced.
@@ -113,12 +129,13 @@ pub async fn cluster_uid(client: &Client) -> Result<String, Error> {
 pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), Error> {
     let lost = CancellationToken::new();
     let drained = CancellationToken::new();
-    let client = plain_client(config.clone())?;
+    let clock = options.clock.clone();
+    let client = plain_client(config.clone(), &clock)?;
     let mut keeper = JoinSet::new();
     let leadership = if options.leader_election {
         let mut lease_config = config.clone();
         lease_config.connect_timeout = Some(Duration::from_secs(5));
-        let candidate = Candidate::new(plain_client(lease_config)?, &options.settings.namespace, options.settings.instance.clone());
+        let candidate = Candidate::new(plain_client(lease_config, &clock)?, &options.settings.namespace, options.settings.instance.clone());
         let Some((lease, leadership)) = candidate.acquire(&stop).await else { return Ok(()) };
         tracing::info!(instance = %options.settings.instance, "leading");
         let (lost, drained, leadership_kept) = (lost.clone(), drained.clone(), leadership.clone());
@@ -175,9 +192,12 @@ async fn work(
         namespaces.push(settings.namespace.clone());
     }
     let (applications_queue, applications_wanted) = unbounded_channel();
+    let (tokens_queue, tokens_wanted) = unbounded_channel();
     let (providers_queue, providers_wanted) = unbounded_channel();
     let (cluster_providers_queue, cluster_providers_wanted) = unbounded_channel();
     let (namespace_store, mut namespace_writer) = store::<PartialObjectMeta<Namespace>>();
+    let applications = Feed::<AppIdApplication>::new(count(&application_namespaces));
+    let tokens = Feed::<AccessToken>::new(count(&application_namespaces));
     let credentials = Arc::new(Credentials::default());
     let directory =
         Directory::new(settings.http.clone(), settings.namespace.clone(), options.cluster_providers, metrics.clone(), credentials.clone());
@@ -185,6 +205,9 @@ async fn work(
         client,
         directory,
         credentials,
+        applications: applications.store(),
+        clock: options.clock,
+        schedules: Schedules::default(),
         settings,
         secrets: Versions::default(),
         config_maps: Versions::default(),
@@ -193,10 +216,14 @@ async fn work(
         leadership,
         metrics,
         memory: Memory::default(),
-        wake: Wake { applications: applications_queue, providers: providers_queue, cluster_providers: cluster_providers_queue },
+        wake: Wake {
+            applications: applications_queue,
+            tokens: tokens_queue,
+            providers: providers_queue,
+            cluster_providers: cluster_providers_queue,
+        },
     });
     let mut watches = JoinSet::new();
-    let applications = Feed::<AppIdApplication>::new(count(&application_namespaces));
     let providers = Feed::<IdentityProvider>::new(count(&application_namespaces));
     let cluster_providers = Feed::<ClusterIdentityProvider>::new(usize::from(options.cluster_providers));
     for namespace in each(&application_namespaces) {
@@ -205,7 +232,14 @@ async fn work(
             scoped(&watching, namespace.as_deref()),
             namespace.is_some(),
             on_application(&at),
-            on_unreadable(&at, "AppIdApplication"),
+            on_unreadable(&at, application::KIND),
+        ));
+        let (feed, at) = (tokens.clone(), context.clone());
+        watches.spawn(feed.run(
+            scoped(&watching, namespace.as_deref()),
+            namespace.is_some(),
+            on_token(&at),
+            on_unreadable(&at, token::KIND),
         ));
         let (feed, at) = (providers.clone(), context.clone());
         watches.spawn(feed.run(
@@ -227,7 +261,8 @@ async fn work(
         watches
             .spawn(follow(Api::all(watching.clone()), METADATA_PAGE, false, move |event| on_namespace(&at, &mut namespace_writer, &event)));
     }
-    // Providers name their Secrets before Secrets are listed: what nobody names is dropped on arrival.
+    // Providers and tokens name their Secrets before Secrets are listed: what nobody names is dropped on arrival.
+    ready(&tokens.store()).await;
     ready(&providers.store()).await;
     ready(&cluster_providers.store()).await;
     let specifications: Vec<Specification> = providers
@@ -267,16 +302,22 @@ async fn work(
     if let Some(store) = &context.namespaces {
         ready(store).await;
     }
-    tracing::info!(applications = applications.store().state().len(), providers = specifications.len(), "everything is known; working");
-    let controllers = futures::future::join3(
+    tracing::info!(
+        applications = applications.store().state().len(),
+        tokens = tokens.store().state().len(),
+        providers = specifications.len(),
+        "everything is known; working"
+    );
+    let controllers = futures::future::join4(
         control::<Applications>(applications.store(), applications_wanted, context.clone(), halt.clone()),
+        control::<AccessTokens>(tokens.store(), tokens_wanted, context.clone(), halt.clone()),
         control::<Providers<IdentityProvider>>(providers.store(), providers_wanted, context.clone(), halt.clone()),
         control::<Providers<ClusterIdentityProvider>>(cluster_providers.store(), cluster_providers_wanted, context.clone(), halt.clone()),
     );
     tokio::select! {
         _ = controllers => Ok(()),
         _ = watches.join_next() => Err(Error::Ended("a watch")),
-        () = count_objects(context.clone(), applications.store(), providers.store(), cluster_providers.store()) => Ok(()),
+        () = count_objects(context.clone(), applications.store(), tokens.store(), providers.store(), cluster_providers.store()) => Ok(()),
     }
 }
 
@@ -337,7 +378,10 @@ fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdApplication>) +
     let context = context.clone();
     move |change| match change {
         Change::Applied(object) => {
-            let waiting = context.claims.apply(claim_of(&object));
+            let claim = claim_of(&object);
+            // Tokens look at its client id and its Secret.
+            context.claims.referring_to(&claim.claimant.reference()).iter().for_each(|token| context.wake.claimant(token));
+            let waiting = context.claims.apply(claim);
             context.wake_all(waiting.into_iter().filter(|claimant| Some(&claimant.uid) != object.metadata.uid.as_ref()));
             drop(context.wake.applications.send(ObjectRef::from_obj(&*object)));
         }
@@ -345,7 +389,29 @@ fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdApplication>) +
             let uid = object.uid().unwrap_or_default();
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
-            forget_unused(&context, claim_of(&object).provider.as_ref());
+            let claim = claim_of(&object);
+            context.wake_all(context.claims.referring_to(&claim.claimant.reference()));
+            forget_unused(&context, claim.provider.as_ref());
+        }
+    }
+}
+
+fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) + Send + Sync + 'static {
+    let context = context.clone();
+    move |change| match change {
+        Change::Applied(object) => {
+            context.secrets.name(&token::namer(&object), &token::named_secrets(&object));
+            let waiting = context.claims.apply(token::claim_of(&object));
+            context.wake_all(waiting.into_iter().filter(|claimant| Some(&claimant.uid) != object.metadata.uid.as_ref()));
+            drop(context.wake.tokens.send(ObjectRef::from_obj(&*object)));
+        }
+        Change::Deleted(object) => {
+            let uid = object.uid().unwrap_or_default();
+            context.secrets.name(&token::namer(&object), &[]);
+            context.wake_all(context.claims.remove(&uid));
+            context.memory.forget(&uid);
+            context.schedules.forget(&uid);
+            forget_unused(&context, token::claim_of(&object).provider.as_ref());
         }
     }
 }
@@ -480,6 +546,7 @@ fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
 async fn count_objects(
     context: Arc<Context>,
     applications: Store<AppIdApplication>,
+    tokens: Store<AccessToken>,
     providers: Store<IdentityProvider>,
     cluster_providers: Store<ClusterIdentityProvider>,
 ) {
@@ -498,6 +565,10 @@ async fn count_objects(
                 .iter()
                 .map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready")))
                 .collect(),
+        );
+        tally(
+            token::KIND,
+            tokens.state().iter().map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready"))).collect(),
         );
         tally(
             "IdentityProvider",

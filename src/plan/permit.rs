@@ -12,6 +12,8 @@ use crate::{model::Desired, reasons::Reason};
 pub struct Permits {
     /// Whether existing registrations may be adopted.
     pub adoption: bool,
+    /// Whether tokens of the provider's own credential may be handed out.
+    pub access_tokens: bool,
     /// Names of roles that may be assigned.
     pub roles: BTreeSet<String>,
     /// Beginnings of redirect URIs that may be added.
@@ -40,9 +42,14 @@ pub fn violation(desired: &Desired, nothing_is_registered: bool, permits: &Permi
 /// Scheme, host and port must be equal: a textual prefix would let `https://shop.example` cover `https://shop.example.evil.example`.
 /// Below a path nothing is covered that a server may read as a way out of it: encoded separators, dots and percent signs.
 fn begins_with(uri: &str, prefix: &str) -> bool {
+    let text = uri;
     let (Ok(uri), Ok(prefix)) = (Url::parse(uri), Url::parse(prefix)) else {
         return false;
     };
+    // What is sent is the text: where a parser would read it as another one, nothing is known of what others make of it.
+    if uri.as_str().trim_end_matches('/') != text.trim_end_matches('/') {
+        return false;
+    }
     uri.scheme() == prefix.scheme()
         && uri.host() == prefix.host()
         && uri.port_or_known_default() == prefix.port_or_known_default()
@@ -53,7 +60,8 @@ fn begins_with(uri: &str, prefix: &str) -> bool {
 
 fn hides_a_separator(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
-    ["%2f", "%5c", "%2e", "%25"].iter().any(|hidden| path.contains(hidden))
+    // A path parameter (`..;`) is stripped by some servers before they resolve dots.
+    ["%2f", "%5c", "%2e", "%25", "..;"].iter().any(|hidden| path.contains(hidden))
 }
 
 #[cfg(test)]
@@ -70,7 +78,11 @@ mod tests {
             ("https://shop.example@evil.example/cb", "https://shop.example", false, "host as user info"),
             ("https://shop.example:8443/cb", "https://shop.example", false, "another port"),
             ("http://shop.example/cb", "https://shop.example", false, "another scheme"),
-            ("https://SHOP.example/cb", "https://shop.example", true, "host names have no case"),
+            ("https://shop.example/cb", "https://SHOP.example", true, "host names have no case"),
+            ("https://SHOP.example/cb", "https://shop.example", false, "but what is sent is the text"),
+            ("https://shop.example\n/cb", "https://shop.example/cb", false, "a parser drops control characters"),
+            ("https://\u{17f}hop.example/cb", "https://shop.example", false, "a parser maps letters"),
+            ("https://shop.example/team-a/..;/team-b", "https://shop.example/team-a/", false, "a path parameter"),
             ("https://shop.example/team-a/../team-b", "https://shop.example/team-a/", false, "dot segments are resolved first"),
             ("https://shop.example/team-a/%2e%2e/team-b", "https://shop.example/team-a/", false, "also encoded"),
             ("https://shop.example/team-a/..%2fteam-b", "https://shop.example/team-a/", false, "an encoded slash"),

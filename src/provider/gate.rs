@@ -31,8 +31,8 @@ const SHARE_GAINED: f64 = 1.0 / 500.0;
 /// How urgent a request is, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
-    /// A token that is about to expire.
-    Expiring,
+    /// The token of somebody who has one that ends then, in seconds since 1970: what ends first comes first.
+    Expiring(i64),
     /// A credential somebody waits for.
     Wanted,
     /// A deletion.
@@ -345,7 +345,8 @@ mod tests {
             ("greedy", Urgency::Wanted),
             ("modest", Urgency::Wanted),
             ("late", Urgency::Drift),
-            ("token", Urgency::Expiring),
+            ("later token", Urgency::Expiring(900)),
+            ("token", Urgency::Expiring(300)),
         ] {
             let (gate, order) = (gate.clone(), order.clone());
             tasks.push(tokio::spawn(async move {
@@ -358,7 +359,7 @@ mod tests {
         for task in tasks {
             task.await.expect("no panic");
         }
-        assert_eq!(*order.lock(), ["token", "greedy", "modest", "greedy", "greedy", "late"]);
+        assert_eq!(*order.lock(), ["token", "later token", "greedy", "modest", "greedy", "greedy", "late"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -373,7 +374,7 @@ mod tests {
         gate.rate_limited(Some(Duration::from_secs(7)));
         let failure = waiting.await.expect("no panic").expect_err("paused");
         assert_eq!((failure.class, failure.retry_after), (Class::RateLimited, Some(Duration::from_secs(7))));
-        assert!(gate.enter("asking", "c", Urgency::Expiring).await.is_err());
+        assert!(gate.enter("asking", "c", Urgency::Expiring(0)).await.is_err());
         drop(hold);
         tokio::time::advance(Duration::from_secs(8)).await;
         assert!(gate.enter("asking", "c", Urgency::Wanted).await.is_ok());

@@ -32,6 +32,10 @@ fn scope(index: usize) -> String {
     format!("scope.{index}")
 }
 
+fn namespace(index: usize) -> String {
+    format!("team-{index}")
+}
+
 fn uri(index: usize) -> String {
     format!("https://shop{index}.example.com/callback")
 }
@@ -151,7 +155,7 @@ fn applications() -> Vec<Row> {
         ),
         app(
             redirect("https://shop.example.com/#top"),
-            "a redirect URI may not contain a fragment, a space or a backslash",
+            "a redirect URI may not contain a fragment, a space, a backslash, or anything but visible ASCII characters",
             redirect("https://shop.example.com/?page=top"),
         ),
         app(
@@ -171,22 +175,22 @@ fn applications() -> Vec<Row> {
         ),
         app(
             redirect("https://user@shop.example.com/"),
-            "after https:// a redirect URI has a host in lower case, without user info",
+            "after https:// a redirect URI has a host in lower case, without user info, and at most a port",
             redirect("https://shop.example.com/@user"),
         ),
         app(
             redirect("https://Shop.example.com/Callback"),
-            "after https:// a redirect URI has a host in lower case, without user info",
+            "after https:// a redirect URI has a host in lower case, without user info, and at most a port",
             redirect("https://shop.example.com/Callback"),
         ),
         app(
             redirect("https:///callback"),
-            "after https:// a redirect URI has a host in lower case, without user info",
+            "after https:// a redirect URI has a host in lower case, without user info, and at most a port",
             redirect("https://shop/callback"),
         ),
         app(
             redirect(r"https://shop.example.com\@evil.example.com/"),
-            "a redirect URI may not contain a fragment, a space or a backslash",
+            "a redirect URI may not contain a fragment, a space, a backslash, or anything but visible ASCII characters",
             redirect("https://shop.example.com/%5C"),
         ),
         app(
@@ -201,7 +205,7 @@ fn applications() -> Vec<Row> {
         ),
         app(
             spec(json!({ "adopt": { "clientId": "a b" } })),
-            "'^[A-Za-z0-9._-]+$'",
+            "'^[A-Za-z0-9][A-Za-z0-9._-]*$'",
             spec(json!({ "adopt": { "clientId": "0d4c6a7e-4c5f" } })),
         ),
         app(spec(json!({ "suspend": "yes" })), "spec.suspend", spec(json!({ "suspend": true }))),
@@ -221,6 +225,27 @@ fn applications() -> Vec<Row> {
             secret(json!({ "keys": { "clientId": "not a key" } })),
             "'^[-._a-zA-Z0-9]+$'",
             secret(json!({ "keys": { "clientId": "CLIENT_ID" } })),
+        ),
+        app(
+            secret(json!({ "keys": { "clientId": ".." } })),
+            "a key of a Secret is not . and does not begin with ..",
+            secret(json!({ "keys": { "clientId": "a..b" } })),
+        ),
+        app(secret(json!({ "name": "a..b" })), "spec.secret.name", secret(json!({ "name": "a.b" }))),
+        app(
+            secret(json!({ "labels": { "a key": "x" } })),
+            "a key of labels is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/",
+            secret(json!({ "labels": { "example.com/a-key": "x" } })),
+        ),
+        app(
+            secret(json!({ "annotations": { "a key": "x" } })),
+            "a key of annotations is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/",
+            secret(json!({ "annotations": { "a_key": "x y" } })),
+        ),
+        app(
+            spec(json!({ "providerRef": { "name": "A Provider" } })),
+            "spec.providerRef.name",
+            spec(json!({ "providerRef": { "name": "a.provider" } })),
         ),
         app(secret(json!({ "keys": map(33) })), "must have at most 32 items", secret(json!({ "keys": {} }))),
         app(
@@ -266,10 +291,20 @@ fn providers() -> Vec<Row> {
         idp(url("http://appid.example.com"), "the address must start with https://", url("https://appid.example.com")),
         idp(
             url("https://user:pass@appid.example.com"),
-            "the address may not contain user info, a query, a fragment or a space",
+            "the address may not contain user info, a query, a fragment, a space, or anything but visible ASCII characters",
             url("https://appid.example.com:8443"),
         ),
         idp(url("https://appid.example.com?a=b"), "the address may not contain user info", url("https://appid.example.com/")),
+        idp(
+            url("https://appid.example.com:port"),
+            "after https:// the address has the name of a host, and at most a port and a path",
+            url("https://AppId.example.com"),
+        ),
+        idp(
+            url("https://appid.example.com\t"),
+            "the address may not contain user info, a query, a fragment, a space, or anything but visible ASCII characters",
+            url("https://appid.example.com/"),
+        ),
         idp(
             url("https://appid.example.com/management/v4"),
             "appId.url is the address of a region without a path, like https://us-south.appid.cloud.ibm.com",
@@ -337,16 +372,95 @@ fn cluster_providers() -> Vec<Row> {
         cidp(labels(0), "at least 1", labels(1)),
         cidp(labels(17), "must have at most 16 items", labels(16)),
         cidp(
-            allowed(json!({ "from": "Listed", "names": many(501, scope) })),
+            allowed(json!({ "from": "Listed", "names": many(501, namespace) })),
             "must have at most 500 items",
-            allowed(json!({ "from": "Listed", "names": many(500, scope) })),
+            allowed(json!({ "from": "Listed", "names": many(500, namespace) })),
         ),
         cidp(
             permits(json!({ "redirectUriPrefixes": ["http://shop.example.com/"] })),
             "the address must start with https://",
             permits(json!({ "redirectUriPrefixes": ["https://shop.example.com/"] })),
         ),
+        cidp(
+            permits(json!({ "redirectUriPrefixes": ["https://*.example.com/"] })),
+            "after https:// the address has the name of a host, and at most a port and a path",
+            permits(json!({ "redirectUriPrefixes": ["https://shop.example.com:8443/app/"] })),
+        ),
+        cidp(
+            allowed(json!({ "from": "Listed", "names": ["A_Team"] })),
+            "spec.allowedNamespaces.names[0]",
+            allowed(json!({ "from": "Listed", "names": ["a-team"] })),
+        ),
         cidp(permits(json!({ "roles": many(51, scope) })), "must have at most 50 items", permits(json!({ "roles": many(50, scope) }))),
+    ]
+}
+
+fn tokens() -> Vec<Row> {
+    let token =
+        |change: Value, refusal, counterpart: Value| row("AccessToken", json!({ "spec": change }), refusal, json!({ "spec": counterpart }));
+    let grant = |grant: Value| json!({ "grant": grant });
+    let secret = |secret: Value| json!({ "secret": secret });
+    let user = json!({ "type": "Password", "password": { "secretRef": { "name": "user" } } });
+    let parameter = |name: &str| json!({ "grant": { "parameters": [{ "name": name, "value": "x" }] } });
+    vec![
+        token(
+            json!({ "providerRef": null }),
+            "set exactly one of providerRef and clientRef",
+            json!({ "providerRef": null, "clientRef": { "name": "shop" } }),
+        ),
+        token(json!({ "clientRef": { "name": "shop" } }), "set exactly one of providerRef and clientRef", json!({})),
+        token(
+            json!({ "providerRef": null, "clientRef": { "name": "shop" }, "credentials": { "secretRef": { "name": "pair" } } }),
+            "credentials goes with providerRef: clientRef brings its own",
+            json!({ "credentials": { "secretRef": { "name": "pair", "keys": { "clientId": "id", "clientSecret": "pw" } } } }),
+        ),
+        token(grant(json!({ "type": "Password" })), "password goes with type: Password", grant(user.clone())),
+        token(
+            grant(json!({ "password": { "secretRef": { "name": "user" } } })),
+            "password goes with type: Password",
+            grant(json!({ "type": "ClientCredentials" })),
+        ),
+        token(
+            grant(json!({ "type": "JwtBearer" })),
+            "assertion goes with type: JwtBearer",
+            grant(json!({ "type": "JwtBearer", "assertion": { "secretRef": { "name": "assertion" } } })),
+        ),
+        token(
+            grant(json!({ "audiences": ["a"], "audienceRef": { "name": "shop" } })),
+            "set audiences or audienceRef, not both",
+            grant(json!({ "audienceRef": { "name": "shop" } })),
+        ),
+        token(
+            grant(json!({ "type": "AuthorizationCode" })),
+            r#"Unsupported value: "AuthorizationCode""#,
+            grant(json!({ "type": "ApiKey" })),
+        ),
+        token(grant(json!({ "scopes": ["a b"] })), "spec.grant.scopes[0]", grant(json!({ "scopes": ["a", "b"] }))),
+        token(grant(json!({ "scopes": many(51, scope) })), "must have at most 50 items", grant(json!({ "scopes": many(50, scope) }))),
+        token(parameter("client_secret"), "this field has a place of its own in the spec, or is the operator's", parameter("tenant")),
+        token(
+            json!({ "refresh": { "maxInterval": "1d" } }),
+            "a span of time is hours, minutes and seconds, like 1h30m or 90s",
+            json!({ "refresh": { "maxInterval": "1h30m", "minRemaining": "90s" } }),
+        ),
+        token(json!({ "refresh": { "atPercent": 100 } }), "should be less than or equal to 99", json!({ "refresh": { "atPercent": 99 } })),
+        token(
+            secret(json!({ "layout": "IbmSdk" })),
+            "secret.service goes with layout IbmSdk",
+            secret(json!({ "layout": "IbmSdk", "service": "kms" })),
+        ),
+        token(secret(json!({ "service": "kms" })), "secret.service goes with layout IbmSdk", secret(json!({ "layout": "BearerToken" }))),
+        token(
+            secret(json!({ "serviceUrl": "https://kms.example.com" })),
+            "secret.serviceUrl goes with layout IbmSdk",
+            secret(json!({ "layout": "IbmSdk", "service": "kms", "serviceUrl": "https://kms.example.com" })),
+        ),
+        token(
+            secret(json!({ "identityToken": true })),
+            "secret.identityToken goes with the grants Password and JwtBearer: a machine has no ID token",
+            json!({ "secret": { "identityToken": true }, "grant": user }),
+        ),
+        token(json!({ "interval": "5m" }), r#"unknown field "spec.interval""#, json!({})),
     ]
 }
 
@@ -385,6 +499,12 @@ fn immutable() -> Vec<(&'static str, Value, Value, &'static str)> {
             "secret.name is immutable",
         ),
     ];
+    rows.push((
+        "AccessToken",
+        json!({}),
+        json!({ "spec": { "secret": { "name": "other" } } }),
+        "secret.name is immutable: delete and create the object to publish elsewhere",
+    ));
     for kind in ["IdentityProvider", "ClusterIdentityProvider"] {
         rows.push((
             kind,
@@ -425,7 +545,7 @@ fn without_null(value: &mut Value) {
 /// A valid document of a kind, with a change.
 fn document(stage: &Stage, kind: &str, name: &str, change: &Value) -> Value {
     let app_id = json!({ "appId": { "url": "https://us-south.appid.cloud.ibm.com", "tenantId": "39a37f57-a227-4bfe-a044-93b6e6060b61", "iam": { "apiKey": { "secretRef": { "name": "ibm-api-key" } } } } });
-    let spec = if kind == "AppIdApplication" { json!({ "providerRef": { "name": "appid" } }) } else { app_id };
+    let spec = if ["AppIdApplication", "AccessToken"].contains(&kind) { json!({ "providerRef": { "name": "appid" } }) } else { app_id };
     let mut metadata = json!({ "name": name });
     if kind != "ClusterIdentityProvider" {
         metadata["namespace"] = json!(stage.namespace);
@@ -439,7 +559,7 @@ const DRY_RUN: [&str; 4] = ["apply", "--dry-run=server", "--filename", "-"];
 #[tokio::test]
 async fn bad_input_is_refused_with_a_sentence_that_helps() {
     let stage = Stage::new("surface").await;
-    let rows: Vec<Row> = [applications(), providers(), cluster_providers()].into_iter().flatten().collect();
+    let rows: Vec<Row> = [applications(), providers(), cluster_providers(), tokens()].into_iter().flatten().collect();
     // One kubectl for all: it goes on after a refusal.
     let bad: Vec<Value> =
         rows.iter().enumerate().map(|(index, row)| document(&stage, row.kind, &format!("row-{index}"), &row.change)).collect();
@@ -509,7 +629,7 @@ async fn what_may_not_change_is_refused_and_stays() {
 /// Every rule of the schemas has a row above.
 #[test]
 fn every_rule_of_the_schemas_is_tried() {
-    let tried: Vec<&str> = [applications(), providers(), cluster_providers()]
+    let tried: Vec<&str> = [applications(), providers(), cluster_providers(), tokens()]
         .into_iter()
         .flatten()
         .map(|row| row.refusal)

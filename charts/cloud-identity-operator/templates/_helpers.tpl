@@ -44,14 +44,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* What the operator does with the objects of a namespace, and with the Secrets it reads and writes there. */}}
 {{- define "operator.namespaceRules" -}}
 - apiGroups: [cloudidentity.dev]
-  resources: [identityproviders, appidapplications]
+  resources: [identityproviders, appidapplications, accesstokens]
   verbs: [get, list, watch]
 # The finalizer, and the annotation that names the tenant.
 - apiGroups: [cloudidentity.dev]
   resources: [appidapplications]
   verbs: [patch]
 - apiGroups: [cloudidentity.dev]
-  resources: [identityproviders/status, appidapplications/status]
+  resources: [identityproviders/status, appidapplications/status, accesstokens/status]
   verbs: [patch]
 # A server-side apply that creates is a patch, and the API server asks for create too. What is no longer wanted is
 # collected by its owner reference: the operator never deletes a Secret.

@@ -13,6 +13,7 @@ pub mod interceptor;
 mod kubectl;
 mod look;
 mod operator;
+mod tokens;
 mod wait;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Output, time::Duration};
@@ -35,6 +36,7 @@ pub use interceptor::{Effect, Interceptor, Seen};
 pub use kubectl::{Said, documents, run};
 pub use look::SecretWatch;
 pub use operator::{Operator, OperatorOptions};
+pub use tokens::{IAM, token_condition, token_message};
 pub use wait::{PATIENCE, eventually, eventually_within};
 
 /// Namespace of the chart's release.

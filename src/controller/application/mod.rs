@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 
 use self::{
     secret::look_at_secret,
-    spec::{is_reported, request, secret_name, shape_of, urgency},
+    spec::{is_reported, request, secret_name, urgency},
     survey::{Survey, connection_for},
 };
 use super::{
@@ -33,10 +33,10 @@ use crate::{
     reasons::Reason,
 };
 
-pub use spec::claim_of;
+pub use spec::{claim_of, shape_of};
 
 /// The kind's name.
-const KIND: &str = "AppIdApplication";
+pub const KIND: &str = "AppIdApplication";
 
 /// A deletion whose provider or credential is gone, with nothing in memory, is given up after this long.
 const DELETION_BUDGET_WITHOUT_PROVIDER: std::time::Duration = std::time::Duration::from_secs(60);

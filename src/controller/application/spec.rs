@@ -133,7 +133,9 @@ pub(super) fn kind_of(application_type: ApplicationType) -> ApplicationKind {
     }
 }
 
-pub(super) fn shape_of(object: &AppIdApplication) -> Shape {
+/// How its Secret is to look, without any value.
+#[must_use]
+pub fn shape_of(object: &AppIdApplication) -> Shape {
     let (spec, secret) = (&object.spec, &object.spec.secret);
     let only = match spec.redirect_uris.as_slice() {
         [only] => Some(only),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use kube::ResourceExt;
 
 use super::super::{Context, claims::ProviderKey, directory::Connection, versions::Key};
 use super::{
@@ -118,11 +118,7 @@ impl Survey {
         has_connection: bool,
     ) -> World {
         let namespace = &self.key.0;
-        let labels = context
-            .namespaces
-            .as_ref()
-            .and_then(|store| store.get(&ObjectRef::new(namespace)))
-            .and_then(|namespace| namespace.metadata.labels.clone());
+        let labels = context.labels_of(namespace);
         let desired = desired(object);
         let claims = &context.claims;
         let tenant = self.recorded.tenant.as_ref().map(ToString::to_string).unwrap_or_default();

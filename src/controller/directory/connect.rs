@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::{AppIdProvider, IamProvider, ObjectVersion},
-    model::{ExposeSecret, SecretText, TenantIdentity},
+    model::{ExposeSecret, Failure, SecretText, TenantIdentity},
     plan::Problem,
     provider::{
         AppId, Gate, Iam, Tenant,
@@ -54,7 +54,7 @@ impl Named<'_> {
     }
 
     fn api_key(&self, name: &str, key: Option<&str>) -> Result<SecretText, Problem> {
-        iam::api_key(self.text(name, key.unwrap_or("apikey"))?.expose_secret()).map_err(|failure| Problem::of(&failure))
+        iam::api_key(self.text(name, key.unwrap_or("apikey"))?.expose_secret()).map_err(|failure| in_secret(self.home, name, &failure))
     }
 }
 
@@ -134,7 +134,7 @@ impl Directory {
                 Some(text) => app_id::service_credential(text.expose_secret()),
                 None => app_id::service_credential_from(|name| source.data.get(name).map(|text| text.expose_secret().trim())),
             };
-            let parsed = parsed.map_err(|failure| Problem::of(&failure))?;
+            let parsed = parsed.map_err(|failure| in_secret(read.home, &binding.secret_ref.name, &failure))?;
             (parsed.origin, parsed.tenant_id, parsed.api_key, source)
         } else {
             let (Some(url), Some(tenant_id), Some(key)) =
@@ -240,6 +240,11 @@ fn ca_bundle(
         (None, None) => return Err(Problem::new(Reason::InvalidSpec, "tls.caBundle names neither a ConfigMap nor a Secret")),
     };
     Ok(Some(text.into_bytes()))
+}
+
+/// What is wrong with the content of a Secret.
+fn in_secret(home: &str, name: &str, failure: &Failure) -> Problem {
+    Problem::new(failure.reason, format!("the Secret {name} in the namespace {home} cannot be used; {failure}"))
 }
 
 fn fingerprint(parts: &[&[u8]]) -> [u8; 32] {

@@ -26,7 +26,7 @@ use crate::{
     api::{ObjectVersion, ProviderKind, ProviderVersion},
     metrics::Metrics,
     model::TenantIdentity,
-    plan::{Problem, application::ProviderView},
+    plan::{Problem, application::ProviderView, permit::Permits},
     provider::{AppId, Gate, HttpSettings, Iam, app_id::SharedTenant, gate::Budget},
     reasons::Reason,
 };
@@ -224,12 +224,16 @@ impl Directory {
         self.entries.lock().get(key).is_some_and(|entry| entry.is_doubted)
     }
 
-    /// Whether what the provider leads to answered the last call that anybody made.
+    /// Whether the provider was found working, no object met anything else since, and the service answered the last call that anybody made.
     #[must_use]
     pub fn is_answering(&self, key: &ProviderKey) -> bool {
-        self.connection(key).is_ok_and(|connection| match &connection.service {
-            Service::AppId(app_id) => app_id.is_answering(),
-            Service::Iam(iam) => iam.is_answering(),
+        let entries = self.entries.lock();
+        entries.get(key).is_some_and(|entry| {
+            let answers = |connection: &Arc<Connection>| match &connection.service {
+                Service::AppId(app_id) => app_id.is_answering(),
+                Service::Iam(iam) => iam.is_answering(),
+            };
+            entry.has_worked && !entry.is_doubted && entry.current.as_ref().is_ok_and(answers)
         })
     }
 
@@ -266,34 +270,54 @@ impl Directory {
         Some(ProviderVersion { uid: specification.uid.clone(), generation: specification.generation })
     }
 
-    /// How an application of `namespace` sees the provider. `labels` are those of the namespace.
-    #[must_use]
-    pub fn view_for_application(&self, key: &ProviderKey, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> ProviderView {
+    /// What an object of `namespace` may make of the provider. `labels` are those of the namespace.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from being used.
+    pub fn usable(&self, key: &ProviderKey, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> Result<Usable, Problem> {
         if key.kind == ProviderKind::Unknown {
-            return ProviderView::Unusable(Problem::new(Reason::InvalidSpec, "this version does not know the kind in providerRef"));
+            return Err(Problem::new(Reason::InvalidSpec, "this version does not know the kind in providerRef"));
         }
         if key.kind == ProviderKind::ClusterIdentityProvider && !self.reads_cluster_providers {
-            return ProviderView::Unusable(Problem::new(Reason::ClusterProviderDisabled, Reason::ClusterProviderDisabled.advice()));
+            return Err(Problem::new(Reason::ClusterProviderDisabled, Reason::ClusterProviderDisabled.advice()));
         }
-        let connection = match self.connection(key) {
-            Ok(connection) => connection,
-            Err(problem) => return ProviderView::Unusable(problem),
-        };
-        let (Service::AppId(_), Some(tenant)) = (&connection.service, &connection.tenant) else {
-            return ProviderView::Unusable(Problem::new(
-                Reason::ProviderServiceMismatch,
-                "the provider is for IAM; an AppIdApplication needs one with appId",
-            ));
-        };
+        let connection = self.connection(key)?;
         let entries = self.entries.lock();
         let access =
             entries.get(key).and_then(|entry| entry.specification.as_ref()).and_then(|specification| specification.access.as_ref());
-        ProviderView::Usable {
-            tenant: tenant.clone(),
+        Ok(Usable {
+            connection,
             namespace_is_allowed: access.is_none_or(|(allowed, _)| is_allowed(allowed, namespace, labels)),
             permits: access.map(|(_, permits)| parsed(permits)),
+        })
+    }
+
+    /// How an application of `namespace` sees the provider. `labels` are those of the namespace.
+    #[must_use]
+    pub fn view_for_application(&self, key: &ProviderKey, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> ProviderView {
+        match self.usable(key, namespace, labels) {
+            Err(problem) => ProviderView::Unusable(problem),
+            Ok(Usable { connection, namespace_is_allowed, permits }) => match (&connection.service, &connection.tenant) {
+                (Service::AppId(_), Some(tenant)) => ProviderView::Usable { tenant: tenant.clone(), namespace_is_allowed, permits },
+                _ => ProviderView::Unusable(Problem::new(
+                    Reason::ProviderServiceMismatch,
+                    "the provider is for another service; an AppIdApplication needs one with appId",
+                )),
+            },
         }
     }
+}
+
+/// What an object may make of a provider.
+#[derive(Clone, Debug)]
+pub struct Usable {
+    /// The connection.
+    pub connection: Arc<Connection>,
+    /// Whether the object's namespace may use it.
+    pub namespace_is_allowed: bool,
+    /// What a cluster provider permits; `None` for a provider of the namespace, which permits everything.
+    pub permits: Option<Permits>,
 }
 
 /// Providers of one tenant keep to the smallest of their budgets. One that was never found working is not asked: whoever may create a

@@ -116,6 +116,7 @@ pub(super) fn is_allowed(allowed: &AllowedNamespaces, namespace: &str, labels: O
 pub(super) fn parsed(permits: &PermitsSpec) -> Permits {
     Permits {
         adoption: permits.adoption,
+        access_tokens: permits.access_tokens,
         roles: permits.roles.iter().cloned().collect(),
         redirect_uri_prefixes: permits.redirect_uri_prefixes.iter().map(|prefix| prefix.0.clone()).collect(),
     }

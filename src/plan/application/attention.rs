@@ -91,10 +91,7 @@ pub fn obstacle(world: &World) -> Option<Problem> {
         ProviderView::Usable { tenant, namespace_is_allowed, permits } => (tenant, *namespace_is_allowed, permits),
     };
     if !allowed {
-        return Some(Problem::new(
-            Reason::NamespaceNotAllowed,
-            "the ClusterIdentityProvider does not allow this namespace (allowedNamespaces)",
-        ));
+        return Some(Problem::new(Reason::NamespaceNotAllowed, Reason::NAMESPACE_NOT_ALLOWED));
     }
     if let Some(recorded) = world.recorded.tenant.as_ref().filter(|recorded| *recorded != tenant) {
         return Some(Problem::new(
@@ -110,7 +107,9 @@ pub fn obstacle(world: &World) -> Option<Problem> {
     if let Some(rival) = &world.secret_rival {
         return Some(Problem::new(
             Reason::SecretConflict,
-            format!("the Secret's name is also claimed by {rival}, which comes first: choose another secret.name"),
+            format!(
+                "the Secret's name is also claimed by {rival}, which comes first: delete this object and create it with another secret.name, or remove the other"
+            ),
         ));
     }
     match &world.secret {
@@ -120,16 +119,19 @@ pub fn obstacle(world: &World) -> Option<Problem> {
         SecretView::Leftover { tenant: Some(former), .. } if former != tenant => Some(Problem::new(
             Reason::ProviderIdentityChanged,
             format!(
-                "the Secret of a former object speaks of tenant {former}, but the provider leads to {tenant}: lead it back, or choose another secret.name"
+                "the Secret of a former object speaks of tenant {former}, but the provider leads to {tenant}: lead it back, or delete this object and create it with another secret.name"
             ),
         )),
         SecretView::Foreign { whose } => Some(Problem::new(
             Reason::SecretConflict,
-            format!("a Secret of that name exists and belongs to {whose}; it is left as it is: choose another secret.name, or remove it"),
+            format!(
+                "a Secret of that name exists and belongs to {whose}; it is left as it is: remove or rename it, or delete this object and create it with another secret.name"
+            ),
         )),
-        SecretView::Immutable => {
-            Some(Problem::new(Reason::SecretImmutable, "the Secret was made immutable; it is never deleted and re-created by the operator"))
-        }
+        SecretView::Immutable => Some(Problem::new(
+            Reason::SecretImmutable,
+            "the Secret was made immutable, so that it cannot be changed, and the operator never deletes it: delete it, and it is written anew",
+        )),
         _ => None,
     }
 }

@@ -73,6 +73,16 @@ impl World {
             (SecretView::Ours { client_id: Some(named), is_intact: true, .. }, _) if self.recorded.client_id.as_ref() == Some(named) => {
                 State::Yes(Reason::Published)
             }
+            (SecretView::Absent, Some(problem)) if self.recorded.client_id.is_some() && problem.reason != Reason::SecretMissing => {
+                State::No(Problem::new(
+                    problem.reason,
+                    format!("the Secret is not there, and follows when this is over: {}", problem.message),
+                ))
+            }
+            (SecretView::Ours { is_intact: false, .. }, Some(problem)) if self.recorded.client_id.is_some() => State::No(Problem::new(
+                problem.reason,
+                format!("the Secret is not as it should be, and is put right when this is over: {}", problem.message),
+            )),
             (_, Some(problem)) => State::No(problem.clone()),
             _ => State::Unknown(Problem::new(Reason::InProgress, "publication is under way")),
         };
@@ -177,7 +187,12 @@ impl World {
 
     fn adoption_question(&self, id: &ClientId) -> Option<Problem> {
         if let Some(holder) = self.held_elsewhere.get(id) {
-            return Some(Problem::new(Reason::AlreadyManaged, format!("the application {id} is held by {holder}")));
+            return Some(Problem::new(
+                Reason::AlreadyManaged,
+                format!(
+                    "the application {id} is held by {holder}: delete that object with deletionPolicy Retain first, or leave out adopt"
+                ),
+            ));
         }
         match &self.remote.sight {
             Sight::Absent => Some(remote_missing(id)),

@@ -193,7 +193,9 @@ impl World {
         if let Some(rival) = &self.secret_rival {
             return Some(Problem::new(
                 Reason::SecretConflict,
-                format!("the Secret's name is also claimed by {rival}, which comes first: choose another secret.name"),
+                format!(
+                    "the Secret's name is also claimed by {rival}, which comes first: delete this object and create it with another secret.name, or remove the other"
+                ),
             ));
         }
         match &self.secret {
@@ -203,12 +205,12 @@ impl World {
             SecretView::Foreign { whose } => Some(Problem::new(
                 Reason::SecretConflict,
                 format!(
-                    "a Secret of that name exists and belongs to {whose}; it is left as it is: choose another secret.name, or remove it"
+                    "a Secret of that name exists and belongs to {whose}; it is left as it is: remove or rename it, or delete this object and create it with another secret.name"
                 ),
             )),
             SecretView::Immutable => Some(Problem::new(
                 Reason::SecretImmutable,
-                "the Secret was made immutable; it is never deleted and re-created by the operator",
+                "the Secret was made immutable, so that it cannot be changed, and the operator never deletes it: delete it, and it is written anew",
             )),
             _ => None,
         }

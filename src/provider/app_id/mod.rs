@@ -152,12 +152,15 @@ impl AppId {
         self.tenant.gate().is_answering() && self.iam.is_answering()
     }
 
-    /// Sees that the tenant answers, by a list that may be a few seconds old: that of the provider's own check serves everybody.
+    /// Sees that the tenant answers to this credential, by a token and a list that may be a few seconds old: that of the provider's own check
+    /// serves everybody.
     ///
     /// # Errors
     ///
     /// When there is no token or no list.
     pub async fn see_that_it_answers(&self, caller: &Caller) -> Result<(), Failure> {
+        // The list may be one that another credential brought; the token is not.
+        self.iam.token(caller).await?;
         let now = Instant::now();
         self.fresh_list(caller, now.checked_sub(ANSWERED_LATELY).unwrap_or(now)).await.map(drop)
     }

@@ -170,10 +170,14 @@ impl Tenant {
         still: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Answer>, Failure> {
         let asked = Instant::now();
-        let permit = self.gate.enter(request.doing, &caller.namespace, caller.urgency).await?;
+        let place = place(&request.url);
+        let permit = self.gate.enter(request.doing, &caller.namespace, caller.urgency).await.map_err(|failure| Failure {
+            // The gate does not know whom it stands before.
+            message: format!("{} to {place}", failure.message),
+            ..failure
+        })?;
         self.metrics.waited(self.service, asked.elapsed());
         let (doing, operation, changes) = (request.doing, request.operation, request.method != Method::GET);
-        let place = place(&request.url);
         if changes && caller.fence.as_ref().is_some_and(|fence| !fence.holds()) {
             return Err(Failure::new(doing, Class::Transient, Reason::InProgress, "another process leads now; nothing was sent"));
         }

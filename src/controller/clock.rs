@@ -1,0 +1,101 @@
+//! What time it is: steady inside the process, and the API server's outside of it.
+//!
+//! A node's clock may be wrong by minutes, and may jump. Times that are stored in the cluster are therefore in the API server's time (the
+//! `Date` of its answers); between two answers a clock that cannot jump counts on.
+
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+
+/// A `Date` has whole seconds and travels for a while: what differs by less is the same time.
+const SAME: SignedDuration = SignedDuration::from_secs(2);
+
+/// The cluster's time.
+#[derive(Debug)]
+pub struct Clock(Mutex<Anchor>);
+
+#[derive(Debug)]
+struct Anchor {
+    steady: Instant,
+    time: Timestamp,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::at(Instant::now(), Timestamp::now())
+    }
+}
+
+impl Clock {
+    /// A clock that shows `time` at `steady`.
+    #[must_use]
+    pub const fn at(steady: Instant, time: Timestamp) -> Self {
+        Self(Mutex::new(Anchor { steady, time }))
+    }
+
+    /// The API server dated an answer that came at `steady`.
+    pub fn heard(&self, date: Timestamp, steady: Instant) {
+        let date = date.checked_add(SignedDuration::from_millis(500)).unwrap_or(date);
+        let mut anchor = self.0.lock();
+        let shown = anchor.time_at(steady);
+        if date.duration_since(shown).abs() > SAME {
+            tracing::info!(ahead_by = ?date.duration_since(shown), "the API server's clock is not ours; its time counts");
+            *anchor = Anchor { steady, time: date };
+        }
+    }
+
+    /// The cluster's time now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.time_at(Instant::now())
+    }
+
+    /// The cluster's time at a moment of this process.
+    #[must_use]
+    pub fn time_at(&self, steady: Instant) -> Timestamp {
+        self.0.lock().time_at(steady)
+    }
+}
+
+impl Anchor {
+    fn time_at(&self, steady: Instant) -> Timestamp {
+        let later = steady.checked_duration_since(self.steady);
+        let moved = match later {
+            Some(later) => self.time.checked_add(later),
+            None => self.time.checked_sub(self.steady.saturating_duration_since(steady)),
+        };
+        moved.unwrap_or(self.time)
+    }
+}
+
+/// A moment of this process that lies `from_now` after `now`, or before it.
+#[must_use]
+pub fn moment(now: Instant, from_now: SignedDuration) -> Instant {
+    let span = Duration::try_from(from_now.abs()).unwrap_or_default();
+    if from_now.is_negative() { now.checked_sub(span).unwrap_or(now) } else { now.checked_add(span).unwrap_or(now) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("in range")
+    }
+
+    /// Traps: T60.
+    #[test]
+    fn a_local_clock_that_is_wrong_or_jumps_moves_nothing_once_the_api_server_was_heard() {
+        let begun = Instant::now();
+        for skew in [-600, 0, 600] {
+            let clock = Clock::at(begun, at(10_000 + skew));
+            clock.heard(at(10_000), begun);
+            let shown = clock.time_at(begun + Duration::from_secs(100)).duration_since(at(10_100)).abs();
+            assert!(shown <= SAME, "{skew} s: {shown:?}");
+            clock.heard(at(10_101), begun + Duration::from_secs(100));
+            let after = clock.time_at(begun + Duration::from_secs(100)).duration_since(at(10_100)).abs();
+            assert_eq!(after, shown, "a second more or less is the way of an answer");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Where a token comes from: the service, the credential, the grant. First without reading anything, then with the credentials.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use sha2::{Digest, Sha256};
+
+use super::super::{
+    Context, application,
+    claims::ProviderKey,
+    cluster::Abort,
+    credentials::{ReadCredential, missing},
+    directory::{Connection, Service, Usable},
+};
+use super::{spec::flaw, spec::named_secrets};
+use crate::{
+    api::{AccessToken, AppIdApplication, ClientReference, GrantType, IssuedFor, ObjectVersion, TokenCredentials, mark},
+    model::{ClientCredential, ExposeSecret, Grant, SecretText, TokenRequest},
+    plan::{Problem, layout},
+    provider::iam,
+    reasons::Reason,
+};
+
+/// What is known of a source without reading any credential.
+pub(super) struct Outline {
+    pub(super) connection: Arc<Connection>,
+    /// What a token is issued for now; `None` while the version of a credential is not known.
+    pub(super) issued_for: Option<IssuedFor>,
+    application: Option<Arc<AppIdApplication>>,
+    own_credential_is_permitted: bool,
+    audience: Option<String>,
+}
+
+/// A source, ready to be asked.
+pub(super) struct Source {
+    pub(super) connection: Arc<Connection>,
+    pub(super) issued_for: IssuedFor,
+    pub(super) request: TokenRequest,
+}
+
+/// What is known of the source without reading anything.
+pub(super) fn outline(context: &Context, object: &AccessToken) -> Result<Outline, Problem> {
+    if let Some(flaw) = flaw(object) {
+        return Err(flaw);
+    }
+    let (spec, namespace) = (&object.spec, object.namespace().unwrap_or_default());
+    let application = spec.client_ref.as_ref().map(|reference| referred(context, &namespace, reference, "clientRef")).transpose()?;
+    let reference = match (&spec.provider_ref, &application) {
+        (Some(reference), _) => reference,
+        (None, Some(application)) => &application.spec.provider_ref,
+        (None, None) => return Err(Problem::new(Reason::InvalidSpec, "set exactly one of providerRef and clientRef")),
+    };
+    let key = ProviderKey::referred(reference, &namespace);
+    let Usable { connection, namespace_is_allowed, permits } =
+        context.directory.usable(&key, &namespace, context.labels_of(&namespace).as_ref())?;
+    if !namespace_is_allowed {
+        return Err(Problem::new(Reason::NamespaceNotAllowed, Reason::NAMESPACE_NOT_ALLOWED));
+    }
+    let audience = match &spec.grant.audience_ref {
+        Some(reference) => {
+            let audience = referred(context, &namespace, reference, "audienceRef")?;
+            let id = audience.status.as_ref().and_then(|status| status.client_id.clone());
+            Some(id.ok_or_else(|| not_ready(&reference.name))?)
+        }
+        None => None,
+    };
+    let own_credential_is_permitted = permits.is_none_or(|permits| permits.access_tokens);
+    let issued_for = issued_for(context, object, &key, &connection, application.as_deref(), audience.clone());
+    Ok(Outline { connection, issued_for, application, own_credential_is_permitted, audience })
+}
+
+fn issued_for(
+    context: &Context,
+    object: &AccessToken,
+    provider: &ProviderKey,
+    connection: &Connection,
+    application: Option<&AppIdApplication>,
+    audience: Option<String>,
+) -> Option<IssuedFor> {
+    let mut credentials: BTreeMap<String, ObjectVersion> = BTreeMap::new();
+    for key in named_secrets(object) {
+        credentials.insert(key.1.clone(), context.secrets.get(&key)?);
+    }
+    if let Some(application) = application {
+        let (name, version) = published_secret(application)?;
+        credentials.insert(name, version);
+    }
+    let uses_own = object.spec.credentials.is_none() && application.is_none();
+    Some(IssuedFor {
+        generation: object.metadata.generation.unwrap_or_default(),
+        provider: context.directory.version(provider)?,
+        provider_credentials: uses_own.then(|| connection.credentials.clone()),
+        credentials,
+        audience,
+        request: object.annotations().get(mark::REFRESH).cloned(),
+    })
+}
+
+/// Reads the credentials.
+///
+/// # Errors
+///
+/// When the API server does not answer; in the inner result: what is missing or wrong.
+pub(super) async fn read(context: &Context, object: &AccessToken, outline: &Outline) -> Result<Result<Source, Problem>, Abort> {
+    let mut read: BTreeMap<String, ReadCredential> = BTreeMap::new();
+    let application = outline.application.as_deref().map(|application| published_secret(application).map(|(name, _)| name));
+    let of_application = match application {
+        Some(None) => {
+            return Ok(Err(not_ready(&outline.application.as_ref().map(|application| application.name_any()).unwrap_or_default())));
+        }
+        Some(Some(name)) => Some((object.namespace().unwrap_or_default(), name)),
+        None => None,
+    };
+    for key in named_secrets(object).into_iter().chain(of_application.clone()) {
+        match context.credentials.read(&context.client, &context.secrets, &key).await? {
+            Ok(credential) => drop(read.insert(key.1, credential)),
+            Err(problem) => return Ok(Err(problem)),
+        }
+    }
+    Ok(assemble(object, outline, &Secrets { namespace: object.namespace().unwrap_or_default(), read }))
+}
+
+/// Secrets that were read, by name.
+struct Secrets {
+    namespace: String,
+    read: BTreeMap<String, ReadCredential>,
+}
+
+impl Secrets {
+    fn get(&self, name: &str) -> Result<&ReadCredential, Problem> {
+        self.read.get(name).ok_or_else(|| missing("Secret", &self.namespace, name, None))
+    }
+
+    /// The text under a key, without white space around it.
+    fn text(&self, name: &str, key: &str) -> Result<SecretText, Problem> {
+        let text = self.get(name)?.data.get(key).ok_or_else(|| missing("Secret", &self.namespace, name, Some(key)))?;
+        Ok(text.expose_secret().trim().to_owned().into())
+    }
+}
+
+fn assemble(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Result<Source, Problem> {
+    let spec = &object.spec.grant;
+    let versions = |(name, credential): (&String, &ReadCredential)| (name.clone(), credential.version.clone());
+    let mut issued_for = match &outline.issued_for {
+        Some(issued_for) => issued_for.clone(),
+        None => return Err(Problem::new(Reason::ProviderNotReady, "the provider is being looked at")),
+    };
+    // What was read counts, not what the watch has told so far.
+    issued_for.credentials = secrets.read.iter().map(versions).collect();
+    let (grant, client) = match &outline.connection.service {
+        Service::Iam(iam) => {
+            only(spec.grant_type, &[GrantType::ApiKey], "IAM")?;
+            match &object.spec.credentials {
+                Some(TokenCredentials { secret_ref }) => {
+                    let text = secrets.text(&secret_ref.name, secret_ref.key.as_deref().unwrap_or("apikey"))?;
+                    let key = iam::api_key(text.expose_secret()).map_err(|failure| Problem::of(&failure))?;
+                    let changed_at = secrets.get(&secret_ref.name)?.changed_at;
+                    let known_for = changed_at.map(|at| Timestamp::now().duration_since(at)).and_then(|age| age.try_into().ok());
+                    (Grant::ApiKey { key, known_for: known_for.unwrap_or_default() }, None)
+                }
+                None if outline.own_credential_is_permitted => (iam.own_request().grant, None),
+                None => return Err(not_permitted()),
+            }
+        }
+        Service::AppId(_) => {
+            only(spec.grant_type, &[GrantType::ClientCredentials, GrantType::Password, GrantType::JwtBearer], "App ID")?;
+            (grant(object, secrets)?, Some(client(object, outline, secrets)?))
+        }
+    };
+    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let request = TokenRequest {
+        grant,
+        client,
+        scopes: list(&spec.scopes),
+        audiences: outline.audience.clone().map_or_else(|| list(&spec.audiences), |audience| vec![audience]),
+        resources: list(&spec.resources),
+        parameters: spec.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.value.clone())).collect(),
+    };
+    Ok(Source { connection: outline.connection.clone(), issued_for, request })
+}
+
+fn only(wanted: Option<GrantType>, offered: &[GrantType], service: &str) -> Result<(), Problem> {
+    match wanted {
+        Some(grant) if !offered.contains(&grant) => {
+            let names: Vec<String> = offered.iter().map(|grant| format!("{grant:?}")).collect();
+            let message = format!("{service} has no grant {grant:?} here: use {}", names.join(", "));
+            Err(Problem::new(Reason::InvalidSpec, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn grant(object: &AccessToken, secrets: &Secrets) -> Result<Grant, Problem> {
+    let spec = &object.spec.grant;
+    Ok(match (spec.grant_type, &spec.password, &spec.assertion) {
+        (Some(GrantType::Password), Some(password), _) => {
+            let name = &password.secret_ref.name;
+            Grant::Password { username: secrets.text(name, "username")?, password: secrets.text(name, "password")? }
+        }
+        (Some(GrantType::JwtBearer), _, Some(assertion)) => {
+            let reference = &assertion.secret_ref;
+            Grant::JwtBearer(secrets.text(&reference.name, reference.key.as_deref().unwrap_or("assertion"))?)
+        }
+        _ => Grant::ClientCredentials,
+    })
+}
+
+fn client(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Result<ClientCredential, Problem> {
+    if let Some(application) = &outline.application {
+        let (name, id) = (
+            published_secret(application).map(|(name, _)| name).unwrap_or_default(),
+            application.status.as_ref().and_then(|status| status.client_id.clone()),
+        );
+        let held = layout::held_secret(&application::shape_of(application), &secrets.get(&name)?.data);
+        let (Some(id), Some(secret)) = (id, held) else {
+            return Err(not_ready(&application.name_any()));
+        };
+        return Ok(ClientCredential { id, secret });
+    }
+    let Some(TokenCredentials { secret_ref }) = &object.spec.credentials else {
+        return Err(Problem::new(Reason::CredentialsRequired, Reason::CredentialsRequired.advice()));
+    };
+    let data = &secrets.get(&secret_ref.name)?.data;
+    let pairs: Vec<(&str, &str)> = match &secret_ref.keys {
+        Some(keys) => vec![(&keys.client_id, &keys.client_secret)],
+        None => vec![("client_id", "client_secret"), ("clientId", "clientSecret"), ("clientId", "secret")],
+    };
+    let found = pairs.iter().find(|(id, secret)| data.contains_key(*id) && data.contains_key(*secret));
+    let Some((id, secret)) = found else {
+        let names: Vec<String> = pairs.iter().map(|(id, secret)| format!("{id} and {secret}")).collect();
+        return Err(Problem::new(
+            Reason::CredentialsNotFound,
+            format!("the Secret {} holds no pair of a client: it needs the keys {}", secret_ref.name, names.join(", or ")),
+        ));
+    };
+    let (id, secret) = (secrets.text(&secret_ref.name, id)?, secrets.text(&secret_ref.name, secret)?);
+    if id.expose_secret().is_empty() || secret.expose_secret().is_empty() {
+        return Err(Problem::new(Reason::CredentialsInvalid, format!("the Secret {} holds an empty client id or secret", secret_ref.name)));
+    }
+    Ok(ClientCredential { id: id.expose_secret().to_owned(), secret })
+}
+
+fn referred(context: &Context, namespace: &str, reference: &ClientReference, field: &str) -> Result<Arc<AppIdApplication>, Problem> {
+    context.applications.get(&ObjectRef::new(&reference.name).within(namespace)).ok_or_else(|| {
+        Problem::new(
+            Reason::ClientNotFound,
+            format!("the AppIdApplication {} that {field} names does not exist in this namespace", reference.name),
+        )
+    })
+}
+
+/// The Secret of an application, and its version, once it holds the credential.
+fn published_secret(application: &AppIdApplication) -> Option<(String, ObjectVersion)> {
+    let status = application.status.as_ref()?;
+    let version = status.secret_version.clone().filter(|version| !version.resource_version.is_empty())?;
+    status.client_id.as_ref()?;
+    Some((status.secret_ref.as_ref()?.name.clone(), version))
+}
+
+fn not_ready(name: &str) -> Problem {
+    Problem::new(Reason::ClientNotReady, format!("the AppIdApplication {name} has no published credential yet: its own status says why"))
+}
+
+fn not_permitted() -> Problem {
+    Problem::new(
+        Reason::NotPermitted,
+        "the ClusterIdentityProvider does not hand out tokens of its own credential (permits.accessTokens): set spec.credentials",
+    )
+}
+
+/// What stands for everything that is sent, so that a Secret that was touched and says the same is noticed to say the same.
+pub(super) fn digest(source: &Source) -> [u8; 32] {
+    let TokenRequest { grant, client, scopes, audiences, resources, parameters } = &source.request;
+    let mut hash = Sha256::new();
+    let mut take = |text: &str| {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    };
+    take(&source.connection.host);
+    take(source.connection.tenant.as_ref().map_or("", |tenant| tenant.as_str()));
+    match grant {
+        Grant::ApiKey { key, .. } => take(key.expose_secret()),
+        Grant::ClientCredentials => take(""),
+        Grant::Password { username, password } => {
+            take(username.expose_secret());
+            take(password.expose_secret());
+        }
+        Grant::JwtBearer(assertion) => take(assertion.expose_secret()),
+    }
+    if let Some(client) = client {
+        take(&client.id);
+        take(client.secret.expose_secret());
+    }
+    take(&format!("{:?}", (scopes, audiences, resources, parameters, source.issued_for.generation, &source.issued_for.request)));
+    hash.finalize().into()
+}

@@ -1,0 +1,130 @@
+//! What an object says, in the words of the rules.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
+
+use super::super::{
+    claims::{Claim, Claimant, ProviderKey, Reference},
+    versions::{Key, Namer, Who},
+};
+use super::KIND;
+use crate::{
+    api::{AccessToken, ClientKind, ClientReference, GrantType, Span, TokenLayout},
+    plan::{
+        Problem,
+        layout::token::{self as layout, Layout, Shape},
+        schedule::Policy,
+    },
+    reasons::Reason,
+};
+
+/// What an object claims, for the index of claims.
+#[must_use]
+pub fn claim_of(object: &AccessToken) -> Claim {
+    let namespace = object.namespace().unwrap_or_default();
+    Claim {
+        claimant: claimant(object),
+        created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
+        secret: secret_key(object),
+        provider: object.spec.provider_ref.as_ref().map(|reference| ProviderKey::referred(reference, &namespace)),
+        refers_to: references(object),
+        tenant: None,
+        client_id: None,
+        redirect_uris: BTreeSet::new(),
+        may_inherit: false,
+        deleting: object.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+fn claimant(object: &AccessToken) -> Claimant {
+    Claimant {
+        kind: KIND,
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+    }
+}
+
+/// What stands for it in the index of Secrets.
+#[must_use]
+pub fn namer(object: &AccessToken) -> Namer {
+    let claimant = claimant(object);
+    Namer { uid: claimant.uid.clone(), who: Who::Claimant(claimant) }
+}
+
+/// The Secrets that the spec names, for the credential and for the grant.
+#[must_use]
+pub fn named_secrets(object: &AccessToken) -> Vec<Key> {
+    let (spec, namespace) = (&object.spec, object.namespace().unwrap_or_default());
+    let credentials = spec.credentials.as_ref().map(|credentials| &credentials.secret_ref.name);
+    let password = spec.grant.password.as_ref().map(|password| &password.secret_ref.name);
+    let assertion = spec.grant.assertion.as_ref().map(|assertion| &assertion.secret_ref.name);
+    let names: BTreeSet<&String> = [credentials, password, assertion].into_iter().flatten().collect();
+    names.into_iter().map(|name| (namespace.clone(), name.clone())).collect()
+}
+
+fn references(object: &AccessToken) -> BTreeSet<Reference> {
+    let spec = &object.spec;
+    let refer = |reference: &ClientReference| match reference.kind {
+        ClientKind::AppIdApplication => Some((super::super::application::KIND, object.namespace()?, reference.name.clone())),
+        ClientKind::Unknown => None,
+    };
+    [spec.client_ref.as_ref(), spec.grant.audience_ref.as_ref()].into_iter().flatten().filter_map(refer).collect()
+}
+
+pub(super) fn secret_key(object: &AccessToken) -> Key {
+    (object.namespace().unwrap_or_default(), object.spec.secret.name.clone().unwrap_or_else(|| object.name_any()))
+}
+
+pub(super) fn shape_of(object: &AccessToken, has_expiry: bool) -> Shape {
+    let secret = &object.spec.secret;
+    Shape {
+        layout: match secret.layout {
+            TokenLayout::BearerToken | TokenLayout::Unknown => Layout::BearerToken,
+            TokenLayout::IbmSdk => Layout::IbmSdk {
+                service: secret.service.clone().unwrap_or_default().to_uppercase(),
+                url: secret.service_url.as_ref().map(|url| url.0.clone()),
+            },
+        },
+        renamed: secret.keys.clone(),
+        has_expiry,
+        identity_token: secret.identity_token,
+    }
+}
+
+pub(super) fn shape_mark(object: &AccessToken, shape: &Shape) -> String {
+    layout::mark(shape, &object.spec.secret.labels, &object.spec.secret.annotations)
+}
+
+pub(super) fn policy_of(object: &AccessToken) -> Policy {
+    let (spec, default) = (&object.spec.refresh, Policy::DEFAULT);
+    let span = |span: &Option<Span>| span.as_ref().and_then(Span::duration);
+    Policy {
+        at_percent: spec.at_percent.and_then(|share| u32::try_from(share).ok()).unwrap_or(default.at_percent).clamp(1, 99),
+        max_interval: span(&spec.max_interval).unwrap_or(default.max_interval),
+        min_remaining: span(&spec.min_remaining).unwrap_or(default.min_remaining),
+    }
+}
+
+/// A flaw of the spec that the API server could not see.
+pub(super) fn flaw(object: &AccessToken) -> Option<Problem> {
+    let spec = &object.spec;
+    let is_unknown =
+        |reference: &Option<ClientReference>| reference.as_ref().is_some_and(|reference| reference.kind == ClientKind::Unknown);
+    let field = if spec.grant.grant_type == Some(GrantType::Unknown) {
+        Some("grant.type")
+    } else if spec.secret.layout == TokenLayout::Unknown {
+        Some("secret.layout")
+    } else if is_unknown(&spec.client_ref) {
+        Some("clientRef.kind")
+    } else if is_unknown(&spec.grant.audience_ref) {
+        Some("grant.audienceRef.kind")
+    } else {
+        None
+    };
+    match field {
+        Some(field) => Some(Problem::new(Reason::InvalidSpec, format!("this version of the operator does not know the value of {field}"))),
+        None => layout::flaw(&shape_of(object, true)),
+    }
+}

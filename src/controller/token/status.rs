@@ -1,0 +1,174 @@
+//! Report: what is stored, and what is said.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::super::{
+    cluster::{Abort, Announcement},
+    report::{Conditions, announcement, announcement_of_change, condition, is_true, whole_seconds, whole_seconds_from},
+};
+use super::{Kept, Pass, earliest, local, moment_of, secret, spec::secret_key};
+use crate::{
+    api::{AccessTokenStatus, LocalReference},
+    plan::{
+        Problem,
+        application::State,
+        token::{SecretView, Verdict},
+    },
+    reasons::Reason,
+};
+
+impl Pass {
+    pub(super) async fn finish(mut self) -> Result<Option<Timestamp>, Abort> {
+        let now = self.context.clock.now();
+        let former = self.object.status.clone().unwrap_or_default();
+        let failures = u32::try_from(former.failures.unwrap_or(0)).unwrap_or(0) + 1;
+        let verdict = self.world.verdict(failures, &self.subject.uid, now);
+        let (status, kept) = self.status(&verdict, &former, failures, now);
+        self.announcements.extend(changes(&former.conditions, &status.conditions));
+        if status != former {
+            let api = self.api();
+            self.subject.write_status(&api, &status).await?;
+            self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
+        }
+        if let Some(kept) = kept {
+            self.context.schedules.keep(&self.subject.uid, kept);
+        }
+        for announcement in std::mem::take(&mut self.announcements) {
+            self.context.announce(&self.subject, &announcement).await;
+        }
+        let (expires_at, refresh_at) = super::times(&self.context, &status, &self.subject.uid);
+        let retry_at = status.next_action_at.as_ref().map(|at| at.0);
+        let due = if retry_at.is_some() || self.object.spec.suspend { retry_at } else { refresh_at };
+        Ok(local(now, earliest([due, expires_at.filter(|at| *at > now)])))
+    }
+
+    fn status(&self, verdict: &Verdict, former: &AccessTokenStatus, failures: u32, now: Timestamp) -> (AccessTokenStatus, Option<Kept>) {
+        let generation = self.subject.generation;
+        let seconds = |at: Timestamp| Time(whole_seconds(at));
+        let is_ours = matches!(self.world.secret, SecretView::Ours { .. }) || matches!(self.world.written, Some(Ok(())));
+        let mut status = AccessTokenStatus {
+            observed_generation: Some(generation),
+            secret_ref: is_ours.then(|| LocalReference { name: secret_key(&self.object).1 }),
+            secret_version: if is_ours && !self.is_left_damaged() { self.secret_version.clone() } else { None },
+            failures: None,
+            next_action_at: None,
+            ..former.clone()
+        };
+        let mut kept = None;
+        let asked_for = self.source.as_ref().map(|source| source.issued_for.clone());
+        if let (Some(Ok(issued)), Some(Ok(())), Some((token, life))) = (&self.world.issued, &self.world.written, &self.token) {
+            status.tenant = self.tenant();
+            status.expires_at = Some(seconds(issued.expires_at));
+            status.refresh_at = Some(seconds(issued.refresh_at));
+            status.last_refreshed_at = Some(seconds(now));
+            status.lifetime_unknown = (!life.is_told).then_some(true);
+            status.issued_for = asked_for.clone();
+            kept = Some(Kept {
+                published_at: whole_seconds(now),
+                expires: token.received + life.remaining,
+                refresh: moment_of(now, issued.refresh_at),
+                token: secret::digest_of(token),
+                source: self.source_digest,
+            });
+        } else if let Some(again) = self.world.reused_refresh_at(now) {
+            status.refresh_at = Some(seconds(again));
+            kept = self.kept.map(|kept| Kept { refresh: moment_of(now, again), ..kept });
+        } else if self.world.published.as_ref().is_some_and(|published| published.is_current) {
+            // Nothing that is sent has changed: what is published stands for this, too.
+            status.issued_for = asked_for.clone().or(former.issued_for.clone());
+        }
+        status.tried_for = if verdict.failed { asked_for } else { former.tried_for.clone().filter(|_| self.is_waiting(former, now)) };
+        if self.is_waiting(former, now) {
+            // Nothing was tried: what was said of the last attempt still stands, but for a token that has ended meanwhile.
+            status.failures = former.failures;
+            status.next_action_at = former.next_action_at.clone();
+            status.conditions = self.conditions_while_waiting(former, generation, now);
+            return (status, kept);
+        }
+        if verdict.failed {
+            status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));
+        }
+        status.next_action_at = verdict.retry_at.map(|at| Time(whole_seconds_from(at)));
+        let fresh = match &verdict.fresh {
+            State::Yes(_) if self.world.reused_refresh_at(now).is_some() => State::Yes(Reason::TokenReused),
+            State::Yes(_) if status.lifetime_unknown == Some(true) => State::Yes(Reason::LifetimeUnknown),
+            State::Yes(_) if !self.asked() => said_before(&former.conditions).unwrap_or(State::Yes(Reason::Refreshed)),
+            other => other.clone(),
+        };
+        status.conditions = Conditions::new(&former.conditions, generation, now)
+            .ready(verdict.problem.as_ref())
+            .state("SecretPublished", &verdict.published)
+            .state("Fresh", &fresh)
+            .finish();
+        // The same obstacle as before keeps its time, unless that has come nearer: looking at it again is no news.
+        let is_ahead = |at: &Time| at.0 > now && status.next_action_at.as_ref().is_none_or(|again| at.0 <= again.0);
+        if self.world.obstacle().is_some()
+            && status.conditions == former.conditions
+            && former.failures.is_none()
+            && former.next_action_at.as_ref().is_some_and(is_ahead)
+        {
+            status.next_action_at = former.next_action_at.clone();
+        }
+        (status, kept)
+    }
+
+    fn asked(&self) -> bool {
+        self.world.issued.is_some()
+    }
+
+    /// Whether the pass found that a failure has to wait, and did nothing.
+    fn is_waiting(&self, former: &AccessTokenStatus, now: Timestamp) -> bool {
+        former.failures.is_some()
+            && !self.asked()
+            && self.world.obstacle().is_none()
+            && former.next_action_at.as_ref().is_some_and(|at| at.0 > now)
+            && self.world.need(now) != crate::plan::token::Need::None
+    }
+
+    fn conditions_while_waiting(&self, former: &AccessTokenStatus, generation: i64, now: Timestamp) -> Vec<Condition> {
+        let has_ended = self.world.published.as_ref().is_some_and(|published| published.expires_at <= now);
+        let Some(fresh) = condition(&former.conditions, "Fresh").filter(|_| has_ended && is_true(&former.conditions, "Ready")) else {
+            return former.conditions.clone();
+        };
+        let problem = Problem::new(Reason::TokenExpired, format!("the token in the Secret has ended; {}", fresh.message));
+        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == fresh.reason).copied().unwrap_or(Reason::TokenExpired);
+        Conditions::new(&former.conditions, generation, now)
+            .ready(Some(&problem))
+            .state("SecretPublished", &State::No(problem.clone()))
+            .state("Fresh", &State::No(Problem::new(reason, fresh.message.clone())))
+            .finish()
+    }
+
+    fn is_left_damaged(&self) -> bool {
+        self.world.secret == SecretView::Ours { is_intact: false } && !matches!(self.world.written, Some(Ok(())))
+    }
+
+    fn tenant(&self) -> Option<String> {
+        let connection = &self.source.as_ref()?.connection;
+        Some(connection.tenant.as_ref().map_or_else(|| connection.host.clone(), ToString::to_string))
+    }
+}
+
+/// What was said of the last attempt, when it was good.
+fn said_before(conditions: &[Condition]) -> Option<State> {
+    let fresh = condition(conditions, "Fresh").filter(|fresh| fresh.status == "True")?;
+    Reason::ALL.iter().find(|reason| reason.as_str() == fresh.reason).map(|reason| State::Yes(*reason))
+}
+
+/// The events that a change of conditions deserves: one for `Ready`, or else one for `Fresh`.
+fn changes(former: &[Condition], now: &[Condition]) -> Option<Announcement> {
+    if let Some(change) = announcement_of_change(former, now) {
+        return Some(change);
+    }
+    let status = |list: &[Condition]| condition(list, "Fresh").map(|fresh| fresh.status.clone());
+    let (before, after) = (status(former), condition(now, "Fresh")?);
+    match (before.as_deref(), after.status.as_str()) {
+        (Some("False"), "True") => {
+            let note = "the token is replaced in time again".to_owned();
+            Some(Announcement { reason: Reason::Refreshed, note, is_warning: false })
+        }
+        (Some("True"), "False") => announcement(after),
+        _ => None,
+    }
+}
