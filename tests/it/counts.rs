@@ -2,68 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use control_plane::{AuditEvents, Mark};
-use identity_simulator::{Action, ApplicationKind, ApplicationSeed, Call, CallWait, RoleSeed, Rule, Settings, When};
+use identity_simulator::{Action, ApplicationKind, ApplicationSeed, CallWait, RoleSeed, Rule, Settings, When};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use stage::{Operator, OperatorOptions, PROVIDER, SERVICE_ACCOUNT, SYSTEM, Stage, TENANT, eventually};
 
-/// A window in which nothing may happen: whatever is going to happen has begun within milliseconds.
-const WINDOW: Duration = Duration::from_millis(1500);
-
-/// What the operator asked the API server about one namespace, and the services, since a moment.
-struct Ledger<'a> {
-    stage: &'a Stage,
-    mark: Mark,
-}
-
-impl<'a> Ledger<'a> {
-    async fn open(stage: &'a Stage) -> Self {
-        stage.control.clear_journal().await.expect("the simulator answers");
-        Self { stage, mark: stage.control_plane.audit().mark().expect("the audit log can be read") }
-    }
-
-    fn events(&self) -> AuditEvents {
-        let events = self.stage.control_plane.audit().since(self.mark).expect("the audit log can be read");
-        events.by_service_account(SYSTEM, SERVICE_ACCOUNT).in_namespace(&self.stage.namespace)
-    }
-
-    /// Writes as `verb resource[/subresource]`, in their order.
-    fn writes(&self) -> Vec<String> {
-        named(&self.events().writes())
-    }
-
-    fn reads(&self) -> Vec<String> {
-        named(&self.events().reads())
-    }
-
-    async fn calls(&self) -> Vec<Call> {
-        self.stage.control.journal().await.expect("the simulator answers")
-    }
-
-    async fn operations(&self) -> Vec<String> {
-        self.calls().await.into_iter().map(|call| call.operation).collect()
-    }
-
-    /// Nothing at all happens for a while.
-    async fn stays_empty(&self, why: &str) {
-        tokio::time::sleep(WINDOW).await;
-        assert_eq!((self.writes(), self.reads(), self.operations().await), Default::default(), "{why}");
-    }
-}
-
-fn named(events: &AuditEvents) -> Vec<String> {
-    let slash = |event: &control_plane::AuditEvent| if event.subresource.is_empty() { "" } else { "/" };
-    events.iter().map(|event| format!("{} {}{}{}", event.verb, event.resource, slash(event), event.subresource)).collect()
-}
-
-fn tally<T: Ord + Clone>(items: &[T]) -> BTreeMap<T, usize> {
-    let mut counts = BTreeMap::new();
-    for item in items {
-        *counts.entry(item.clone()).or_default() += 1;
-    }
-    counts
-}
+use crate::ledger::{Ledger, WINDOW, tally};
 
 /// Whatever is created costs these, and nothing else.
 const WRITES_OF_A_CREATION: [&str; 5] =

@@ -1,0 +1,394 @@
+//! `AccessToken`: a Secret that holds a valid token, from IAM and from App ID.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use cloud_identity_operator::api::AccessToken;
+use identity_simulator::{ApplicationSeed, KeyEdit, KeySeed, Settings, User};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use stage::{IAM, Operator, OperatorOptions, PROVIDER, Stage, TENANT, eventually, token_condition, token_message};
+
+use crate::ledger::{Ledger, WINDOW, tally};
+
+/// What a first token costs, and every later one.
+const WRITES_OF_A_TOKEN: [&str; 2] = ["patch secrets", "patch accesstokens/status"];
+
+/// A stage with a provider for IAM that was found working; its tokens live as long as told.
+async fn with_iam(prefix: &str, seconds: i64) -> (Stage, Operator) {
+    let stage = Stage::new(prefix).await;
+    lifetime(&stage, seconds).await;
+    stage.iam().await;
+    let operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    (stage, operator)
+}
+
+async fn lifetime(stage: &Stage, seconds: i64) {
+    let settings = stage.control.settings().await.expect("the simulator answers");
+    stage.control.set_settings(&Settings { iam_expires_in: seconds, app_id_expires_in: seconds, ..settings }).await.expect("set");
+}
+
+fn of_iam() -> Value {
+    json!({ "providerRef": { "name": IAM } })
+}
+
+fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).expect("a JWT");
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).expect("base64")).expect("JSON")
+}
+
+async fn values(stage: &Stage, name: &str) -> BTreeMap<String, String> {
+    stage.secret_values(name).await.expect("the Secret is there")
+}
+
+fn seconds_left(token: &AccessToken) -> i64 {
+    let status = token.status.as_ref().expect("a status");
+    let (end, begin) = (status.expires_at.as_ref().expect("an end"), status.last_refreshed_at.as_ref().expect("a beginning"));
+    end.0.duration_since(begin.0).as_secs()
+}
+
+async fn http(stage: &Stage) -> reqwest::Client {
+    let ca = reqwest::Certificate::from_pem(stage.simulator.ca_pem().as_bytes()).expect("a certificate");
+    reqwest::Client::builder().tls_certs_only([ca]).build().expect("a client")
+}
+
+/// The published token is used as its reader would use it: at the service that takes it.
+#[tokio::test]
+async fn the_token_of_an_api_key_opens_the_service_and_tells_its_own_end() {
+    let (stage, _operator) = with_iam("token", 3600).await;
+    stage.token("key-protect", of_iam()).await;
+    let ready = stage.token_ready("key-protect").await;
+    let secret = values(&stage, "key-protect").await;
+    assert_eq!(secret.keys().collect::<Vec<_>>(), ["authorization", "expires_at", "scope", "token", "token_type"]);
+    assert_eq!((secret["token_type"].as_str(), secret["scope"].as_str()), ("Bearer", "ibm openid"));
+    assert_eq!(secret["authorization"], format!("Bearer {}", secret["token"]));
+    let url = format!("{}/management/v4/{TENANT}/applications", stage.app_id_url());
+    let answer = http(&stage).await.get(url).header("authorization", &secret["authorization"]).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let status = ready.status.as_ref().expect("a status");
+    assert_eq!(secret["expires_at"], status.expires_at.as_ref().expect("an end").0.to_string());
+    assert!((3598..=3600).contains(&seconds_left(&ready)), "{}", seconds_left(&ready));
+    let refresh = status.refresh_at.as_ref().expect("a time").0.duration_since(status.last_refreshed_at.as_ref().expect("a time").0);
+    // The shorter of 66 per cent and 30 minutes, less 3 to 10 per cent.
+    assert!((1618..=1747).contains(&refresh.as_secs()), "{refresh:?}");
+    assert_eq!(status.secret_ref.as_ref().map(|secret| secret.name.as_str()), Some("key-protect"));
+    for type_ in ["Ready", "SecretPublished", "Fresh"] {
+        assert_eq!(token_condition(&ready, type_).map(|(status, _)| status), Some("True"), "{type_}");
+    }
+    let shown = stage.kubectl(&["get", "accesstokens"]).await.quietly();
+    let (head, row) = shown.split_once('\n').expect("two lines");
+    assert_eq!(head.split_whitespace().collect::<Vec<_>>(), ["NAME", "EXPIRES", "REFRESH", "READY", "AGE"]);
+    assert_eq!(row.split_whitespace().nth(1), Some(secret["expires_at"].as_str()));
+}
+
+/// A client that the operator registered brings its own credential, whatever its Secret looks like.
+#[tokio::test]
+async fn a_registered_client_gets_its_token_whatever_layout_its_secret_has() {
+    let stage = Stage::new("client").await;
+    stage.provider().await;
+    let _operator = stage.operator().await;
+    stage.token("caller", json!({ "clientRef": { "name": "storefront" }, "grant": { "audienceRef": { "name": "orders" } } })).await;
+    stage.token_reason("caller", "ClientNotFound").await;
+    stage.application("orders", json!({})).await;
+    let secret = json!({ "layout": "IbmBinding", "keys": { "binding": "json" } });
+    stage.application("storefront", json!({ "secret": secret })).await;
+    stage.token_ready("caller").await;
+    let client_id = |name: &'static str| {
+        let stage = &stage;
+        async move { stage.ready(name).await.status.and_then(|status| status.client_id).expect("a client id") }
+    };
+    let first = claims(&values(&stage, "caller").await["token"]);
+    assert_eq!((first["sub"].as_str(), &first["aud"]), (Some(client_id("storefront").await.as_str()), &json!([client_id("orders").await])));
+    // Another client id, another token.
+    stage.control.remove_application(TENANT, &client_id("orders").await).await.expect("removed");
+    let restarted = stage.control.applications(TENANT).await.expect("listed").len();
+    assert_eq!(restarted, 1);
+    stage.application("orders", json!({ "scopes": ["orders.read"] })).await;
+    eventually("the new audience is in the token", async || {
+        let registered = stage.registered().await;
+        let orders = registered.iter().find(|application| application.name == "orders");
+        let audience = claims(&values(&stage, "caller").await["token"])["aud"].clone();
+        orders.is_some_and(|orders| audience == json!([orders.client_id]))
+    })
+    .await;
+}
+
+/// A pair in a Secret, under whichever of the usual names; a user's name and password.
+#[tokio::test]
+async fn a_pair_in_a_secret_asks_for_its_own_token_and_for_a_users() {
+    let stage = Stage::new("pair").await;
+    let seeded = ApplicationSeed { name: "by hand".into(), ..ApplicationSeed::default() };
+    let application = stage.control.add_application(TENANT, &seeded).await.expect("added");
+    let user = User { name: "ann@example.com".into(), password: "cafec0de-password-of-ann".into(), ..User::default() };
+    stage.control.add_user(TENANT, &user).await.expect("added");
+    let secret = application.secret.clone().expect("a secret");
+    let (id, secret) = (application.client_id.as_str(), secret.as_str());
+    for (name, pair) in [
+        ("standard", [("client_id", id), ("client_secret", secret)]),
+        ("camel", [("clientId", id), ("clientSecret", secret)]),
+        ("ours", [("clientId", id), ("secret", secret)]),
+        ("own-names", [("user", id), ("pass", secret)]),
+    ] {
+        stage.secret(name, &pair).await;
+    }
+    stage.secret("ann", &[("username", "ann@example.com\n"), ("password", "cafec0de-password-of-ann")]).await;
+    stage.provider().await;
+    let _operator = stage.operator().await;
+    let of = |secret: Value| json!({ "providerRef": { "name": PROVIDER }, "credentials": { "secretRef": secret } });
+    for name in ["standard", "camel", "ours"] {
+        stage.token(&format!("token-{name}"), of(json!({ "name": name }))).await;
+        stage.token_ready(&format!("token-{name}")).await;
+        assert_eq!(claims(&values(&stage, &format!("token-{name}")).await["token"])["sub"], json!(id), "{name}");
+    }
+    let keys = json!({ "clientId": "user", "clientSecret": "pass" });
+    stage.token("renamed", of(json!({ "name": "own-names", "keys": keys }))).await;
+    stage.token_ready("renamed").await;
+    let mut of_a_user = of(json!({ "name": "standard" }));
+    of_a_user["grant"] = json!({ "type": "Password", "password": { "secretRef": { "name": "ann" } } });
+    of_a_user["secret"] = json!({ "identityToken": true });
+    stage.token("user", of_a_user).await;
+    stage.token_ready("user").await;
+    let published = values(&stage, "user").await;
+    assert_eq!(claims(&published["token"])["amr"], json!(["cloud_directory"]));
+    assert!(published["id_token"].split('.').count() == 3, "an ID token is there");
+    assert!(!published.contains_key("refresh_token"), "a refresh token is never published");
+    // What is missing is said, with the place and the names.
+    stage.token("nothing", of(json!({ "name": "nowhere" }))).await;
+    let missing = stage.token_reason("nothing", "CredentialsNotFound").await;
+    let said = token_message(&missing, "Ready").expect("a message");
+    assert!(said.contains("nowhere") && said.contains(&stage.namespace), "{said}");
+    stage.secret("nowhere", &[("user", id)]).await;
+    let missing = stage.token_where("nothing", "says which keys it needs", |token| {
+        token_message(token, "Ready").is_some_and(|said| said.contains("client_id and client_secret"))
+    });
+    missing.await;
+    stage.secret("nowhere", &[("client_id", id), ("client_secret", secret)]).await;
+    stage.token_ready("nothing").await;
+    stage.token("own", json!({ "providerRef": { "name": PROVIDER } })).await;
+    stage.token_reason("own", "CredentialsRequired").await;
+}
+
+/// Promises 3 and 6: one call and two writes for each token, no read, and never one that has ended.
+///
+/// Traps: T21.
+#[tokio::test]
+async fn a_token_is_replaced_in_time_for_one_call_and_two_writes() {
+    let (stage, _operator) = with_iam("refresh", 8).await;
+    let ledger = Ledger::open(&stage).await;
+    stage.token("key-protect", of_iam()).await;
+    let first = stage.token_ready("key-protect").await;
+    eventually("the first token is in the audit log", async || ledger.writes() == WRITES_OF_A_TOKEN).await;
+    assert_eq!((ledger.reads(), ledger.operations().await), (vec!["get secrets".to_owned()], vec!["iam.token".to_owned()]));
+    let ledger = Ledger::open(&stage).await;
+    let begun = Instant::now();
+    let mut seen = vec![values(&stage, "key-protect").await["token"].clone()];
+    while seen.len() < 5 {
+        let token = values(&stage, "key-protect").await["token"].clone();
+        let now = jiff::Timestamp::now().as_second();
+        // At least half of the life is left when it is replaced, less the time that this takes.
+        let left = claims(&token)["exp"].as_i64().expect("an end") - now;
+        assert!(left >= 3, "{left} s left");
+        if seen.last() != Some(&token) {
+            seen.push(token);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Four times something between 3.6 and 3.9 s.
+    assert!((13..=18).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    eventually("every refresh is in the audit log", async || tally(&ledger.writes()).get("patch accesstokens/status") >= Some(&4)).await;
+    let writes = tally(&ledger.writes());
+    assert_eq!(writes["patch secrets"], writes["patch accesstokens/status"], "{writes:?}");
+    assert_eq!(writes.len(), 2, "{writes:?}");
+    assert_eq!(ledger.reads(), Vec::<String>::new());
+    let calls = ledger.operations().await;
+    assert!(calls.iter().all(|call| call == "iam.token") && calls.len() == writes["patch secrets"], "{calls:?}");
+    let last = stage.tokens().get("key-protect").await.expect("there");
+    assert!(last.status.expect("a status").last_refreshed_at > first.status.expect("a status").last_refreshed_at);
+}
+
+/// Promise 6. Nothing of it is news.
+///
+/// Traps: T24, T25.
+#[tokio::test]
+async fn a_restart_with_fresh_tokens_and_an_edit_of_metadata_cost_nothing() {
+    let (stage, operator) = with_iam("fresh", 3600).await;
+    for name in 0..20 {
+        stage.token(&format!("token-{name}"), of_iam()).await;
+    }
+    for name in 0..20 {
+        stage.token_ready(&format!("token-{name}")).await;
+    }
+    drop(operator.kill().await);
+    let ledger = Ledger::open(&stage).await;
+    let operator = stage.operator().await;
+    operator.working().await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!((ledger.writes(), ledger.operations().await), Default::default());
+    // The provider's credential, and nothing else, is read at the start.
+    assert_eq!(ledger.reads(), ["get secrets", "get configmaps"]);
+    let ledger = Ledger::open(&stage).await;
+    let touch = Patch::Merge(json!({ "metadata": { "labels": { "team": "shop" }, "annotations": { "note": "touched" } } }));
+    stage.tokens().patch("token-0", &PatchParams::default(), &touch).await.expect("accepted");
+    stage.token("token-0", of_iam()).await;
+    ledger.stays_empty("metadata of the token was edited").await;
+}
+
+/// What matters replaces the token at once; what does not, does not.
+///
+/// Traps: T24.
+#[tokio::test]
+async fn a_changed_credential_a_changed_spec_and_a_request_replace_the_token_at_once() {
+    let (stage, _operator) = with_iam("changed", 3600).await;
+    let (one, other) = ("cafec0de-key-one", "cafec0de-key-other");
+    for (id, key) in [("one", one), ("other", other)] {
+        let seed = KeySeed { id: id.into(), value: key.into(), ..KeySeed::default() };
+        stage.control.add_key(&seed).await.expect("added");
+    }
+    stage.secret("own-key", &[("apikey", one)]).await;
+    let spec = json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "own-key" } } });
+    stage.token("own", spec.clone()).await;
+    stage.token_ready("own").await;
+    let current = || async { values(&stage, "own").await["token"].clone() };
+    let first = current().await;
+    let replaced = async |before: &str, why: &str| {
+        eventually(why, async || current().await != before).await;
+        stage.token_ready("own").await;
+        current().await
+    };
+    stage.secret("own-key", &[("apikey", other)]).await;
+    let second = replaced(&first, "another key, another token").await;
+    assert_ne!(claims(&first)["iam_id"], claims(&second)["iam_id"]);
+    // Touched, and the same: no call, and no write of the Secret.
+    let ledger = Ledger::open(&stage).await;
+    stage.patch_secret("own-key", json!({ "metadata": { "labels": { "team": "shop" } } })).await;
+    eventually("its version is noted", async || ledger.writes() == ["patch accesstokens/status"]).await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!((ledger.writes(), ledger.operations().await), (vec!["patch accesstokens/status".to_owned()], Vec::new()));
+    let mut with_scope = spec.clone();
+    with_scope["grant"] = json!({ "scopes": ["kms"] });
+    stage.token("own", with_scope).await;
+    let third = replaced(&second, "another scope, another token").await;
+    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "please" } } }));
+    stage.tokens().patch("own", &PatchParams::default(), &ask).await.expect("accepted");
+    let fourth = replaced(&third, "asked for").await;
+    let ledger = Ledger::open(&stage).await;
+    stage.tokens().patch("own", &PatchParams::default(), &ask).await.expect("accepted");
+    ledger.stays_empty("the same request again").await;
+    assert_eq!(current().await, fourth);
+}
+
+/// Promises 2, 4 and 6: a Secret that was deleted or edited comes back with a token; one that is somebody else's stays as it is.
+#[tokio::test]
+async fn the_secret_of_a_token_is_put_back_and_nobody_elses_is_touched() {
+    let (stage, _operator) = with_iam("repair", 3600).await;
+    stage.token("key-protect", of_iam()).await;
+    stage.token_ready("key-protect").await;
+    let first = values(&stage, "key-protect").await;
+    stage.secrets().delete("key-protect", &DeleteParams::default()).await.expect("deleted");
+    eventually("it is back", async || stage.secret_values("key-protect").await.is_some_and(|now| now["token"] != first["token"])).await;
+    stage.patch_secret("key-protect", json!({ "stringData": { "token": "cafec0de-forged", "theirs": "kept" } })).await;
+    eventually("it is right again", async || {
+        stage.secret_values("key-protect").await.is_some_and(|now| now["token"].starts_with("ey") && now["theirs"] == "kept")
+    })
+    .await;
+    assert!(stage.event("key-protect", "SecretRepaired").await.contains("key-protect"));
+    stage.secret("taken", &[("mine", "cafec0de-mine")]).await;
+    let before = stage.stored_secret("taken").await;
+    let calls = stage.all_calls().await;
+    stage.token("taken", of_iam()).await;
+    let refused = stage.token_reason("taken", "SecretConflict").await;
+    assert!(token_message(&refused, "Ready").is_some_and(|said| said.contains("nobody this operator knows")));
+    assert_eq!((stage.stored_secret("taken").await, stage.all_calls().await), (before, calls));
+    stage.secrets().delete("taken", &DeleteParams::default()).await.expect("deleted");
+    stage.token_ready("taken").await;
+    // Nothing holds the object: its Secret is collected.
+    stage.tokens().delete("key-protect", &DeleteParams::default()).await.expect("deleted");
+    eventually("the Secret is collected", async || stage.secret_values("key-protect").await.is_none()).await;
+}
+
+/// Promises 2, 3 and 10: a key that is no longer accepted costs nobody a token that still lives; the status says how long that is.
+#[tokio::test]
+async fn a_refused_credential_leaves_the_token_until_it_ends_and_says_so() {
+    let (stage, _operator) = with_iam("refused", 12).await;
+    let key = KeySeed { id: "own".into(), value: "cafec0de-own-key".into(), ..KeySeed::default() };
+    stage.control.add_key(&key).await.expect("added");
+    stage.secret("own-key", &[("apikey", "cafec0de-own-key")]).await;
+    stage.token("own", json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "own-key" } } })).await;
+    stage.token_ready("own").await;
+    stage.control.edit_key("own", &KeyEdit { enabled: Some(false), ..KeyEdit::default() }).await.expect("disabled");
+    let failing = stage.token_where("own", "says that it is not fresh", |token| {
+        token_condition(token, "Fresh").is_some_and(|(status, _)| status == "False")
+    });
+    let failing = failing.await;
+    assert_eq!(token_condition(&failing, "Ready").map(|(status, _)| status), Some("True"), "the token lives");
+    let said = token_message(&failing, "Fresh").expect("a message").to_owned();
+    let end = failing.status.as_ref().and_then(|status| status.expires_at.clone()).expect("an end").0;
+    assert!(said.contains(&format!("valid until {end}")), "{said}");
+    let held = values(&stage, "own").await;
+    let ended = stage.token_where("own", "has ended", |token| token_condition(token, "Ready").is_some_and(|(status, _)| status == "False"));
+    let ended = ended.await;
+    assert!(jiff::Timestamp::now() >= end, "not before its end");
+    assert!(token_message(&ended, "Ready").is_some_and(|said| said.contains("ended")), "{:?}", token_message(&ended, "Ready"));
+    assert_eq!(values(&stage, "own").await, held, "the last good token stays");
+    stage.control.edit_key("own", &KeyEdit { enabled: Some(true), ..KeyEdit::default() }).await.expect("enabled");
+    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "mended" } } }));
+    stage.tokens().patch("own", &PatchParams::default(), &ask).await.expect("accepted");
+    stage.token_ready("own").await;
+    stage.event("own", "Recovered").await;
+}
+
+/// A shared credential is handed out as a token only where its owner says so.
+#[tokio::test]
+async fn the_token_of_a_cluster_providers_own_key_needs_a_permit() {
+    let mut stage = Stage::new("shared").await;
+    let home = std::mem::replace(&mut stage.namespace, stage.control_plane.create_namespace("shared").await.expect("made"));
+    let name = format!("{home}-shared");
+    let provide = async |permitted: bool| {
+        let mut document = stage.iam_document(&name);
+        document["kind"] = json!("ClusterIdentityProvider");
+        document["metadata"] = json!({ "name": name });
+        document["spec"]["allowedNamespaces"] = json!({ "from": "Listed", "names": [stage.namespace] });
+        document["spec"]["permits"] = json!({ "accessTokens": permitted });
+        stage.apply(&document).await.expect("accepted");
+    };
+    provide(false).await;
+    let options =
+        OperatorOptions { namespace: home.clone(), watch_namespaces: vec![stage.namespace.clone()], ..OperatorOptions::default() };
+    let _operator = stage.operator_with(options).await;
+    stage.token("own", json!({ "providerRef": { "kind": "ClusterIdentityProvider", "name": name } })).await;
+    let refused = stage.token_reason("own", "NotPermitted").await;
+    assert!(token_message(&refused, "Ready").is_some_and(|said| said.contains("permits.accessTokens")));
+    provide(true).await;
+    stage.token_ready("own").await;
+    let before = values(&stage, "own").await;
+    provide(false).await;
+    stage.token_reason("own", "NotPermitted").await;
+    assert_eq!(values(&stage, "own").await, before, "what is published stays");
+}
+
+/// The variables and the file of IBM's SDKs, and a suspended object.
+#[tokio::test]
+async fn the_layout_of_ibms_sdks_and_a_change_of_layout() {
+    let (stage, _operator) = with_iam("layout", 3600).await;
+    let sdk = json!({ "layout": "IbmSdk", "service": "kms", "serviceUrl": "https://kms.example.com", "labels": { "team": "shop" } });
+    stage.token("kms", json!({ "providerRef": { "name": IAM }, "secret": sdk })).await;
+    stage.token_ready("kms").await;
+    let secret = values(&stage, "kms").await;
+    assert_eq!(secret.keys().collect::<Vec<_>>(), ["KMS_AUTH_TYPE", "KMS_BEARER_TOKEN", "KMS_URL", "ibm-credentials.env", "token"]);
+    assert_eq!(secret["KMS_BEARER_TOKEN"], secret["token"]);
+    stage.token("kms", json!({ "providerRef": { "name": IAM }, "secret": { "keys": { "token": "bearer" } } })).await;
+    eventually("the keys of the former layout are gone", async || {
+        values(&stage, "kms").await.keys().map(String::as_str).eq(["authorization", "bearer", "expires_at", "scope", "token_type"])
+    })
+    .await;
+    stage.token_ready("kms").await;
+    let ledger = Ledger::open(&stage).await;
+    stage.token("kms", json!({ "providerRef": { "name": IAM }, "secret": { "keys": { "token": "bearer" } }, "suspend": true })).await;
+    let suspended = stage.token_reason("kms", "Suspended").await;
+    assert_eq!(token_condition(&suspended, "Ready"), Some(("True", "Suspended")));
+    assert_eq!(ledger.operations().await, Vec::<String>::new());
+}
