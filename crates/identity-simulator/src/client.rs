@@ -1,5 +1,7 @@
 //! The client of the control API, for a simulator in this process or in another one.
 
+mod servers;
+
 use crate::control::{CallWait, FaultWait};
 use crate::fault::{FaultReport, Rule};
 use crate::journal::{Call, Counts};

@@ -1,5 +1,7 @@
 //! The control API: JSON over plain HTTP on the loopback interface. [`crate::Control`] is its client.
 
+mod servers;
+
 use crate::fault::{FaultReport, Rule};
 use crate::journal::{Call, Counts};
 use crate::model::{
@@ -113,7 +115,7 @@ struct Failure(StatusCode, String);
 impl From<SeedError> for Failure {
     fn from(error: SeedError) -> Self {
         let status = match error {
-            SeedError::Unmarked(_) => StatusCode::BAD_REQUEST,
+            SeedError::Unmarked(_) | SeedError::Unusable(_) => StatusCode::BAD_REQUEST,
             SeedError::Exists(_) => StatusCode::CONFLICT,
             SeedError::Absent(_) => StatusCode::NOT_FOUND,
         };
@@ -161,6 +163,7 @@ pub(crate) fn router(shared: Arc<Shared>, ca_pem: String) -> Router {
         .route("/faults/{id}/release", post(release_fault))
         .route("/secrets", get(secrets))
         .route("/noted", get(noted).delete(clear_noted))
+        .merge(servers::router())
         .with_state(shared)
 }
 

@@ -1,5 +1,14 @@
 //! What the simulator keeps, in the form in which the control API seeds and shows it.
 
+mod oauth;
+
+pub(crate) use oauth::TokenBook;
+pub use oauth::{
+    AssertionIssuer, BasicSpelling, ClientAuthentication, DiscoveryPlace, LifetimeAnswer, MissingTarget, OAuthClient, OAuthClientEdit,
+    OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, SigningAlgorithm, TokenForm, TokenRequest,
+    VERIFY, VerificationKey,
+};
+
 use crate::switches::Switches;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +24,8 @@ pub struct Seed {
     pub tenants: Vec<TenantSeed>,
     /// IAM API keys.
     pub keys: Vec<KeySeed>,
+    /// Generic OAuth 2.0 servers.
+    pub oidc: Vec<OidcServerSeed>,
     /// Replaces all switches when given.
     pub switches: Option<Switches>,
     /// Replaces all settings when given.
@@ -394,6 +405,8 @@ pub struct Settings {
     pub app_id_expires_in: i64,
     /// How far the services' clocks are ahead of ours, in `iat`, `exp` and in checks.
     pub clock_offset_seconds: i64,
+    /// What the services sign their tokens with.
+    pub signing: SigningAlgorithm,
 }
 
 impl Default for Settings {
@@ -412,6 +425,7 @@ impl Default for Settings {
             iam_expires_in: 3600,
             app_id_expires_in: 0,
             clock_offset_seconds: 0,
+            signing: SigningAlgorithm::Rs256,
         }
     }
 }
@@ -433,6 +447,8 @@ pub struct StateReport {
     pub keys: BTreeMap<String, ApiKey>,
     /// Rights by identity and tenant.
     pub rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
+    /// Authorization servers by id; Verify's is [`VERIFY`].
+    pub servers: BTreeMap<String, OAuthServer>,
     /// Positions of the open questions.
     pub switches: Switches,
     /// Limits, lifetimes, speed.
@@ -483,6 +499,14 @@ pub struct Urls {
     pub expired: String,
     /// The same behind a certificate for another host name.
     pub wrong_host: String,
+    /// The generic OAuth 2.0 servers.
+    pub oidc: String,
+    /// Where a generic server's endpoints are that are not at the host of its issuer: another host name, where the simulator has two.
+    pub oidc_elsewhere: String,
+    /// IBM Verify.
+    pub verify: String,
+    /// SecureAuth Identity Store.
+    pub secure_auth: String,
 }
 
 /// A request that reached a noting listener.

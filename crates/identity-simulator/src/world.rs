@@ -1,12 +1,14 @@
 //! Everything the simulator knows, and what may be done to it behind the services' backs.
 
+mod servers;
+
 use crate::canary;
 use crate::fault::Faults;
 use crate::journal::Journal;
 use crate::limit::Meter;
 use crate::model::{
-    AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed,
-    SecretKind, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
+    AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Noted, OAuthServer, Role,
+    RoleSeed, SecretKind, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, TokenRequest, Urls, User,
 };
 use crate::switches::{DeletedApplicationInRoles, Switches};
 use jiff::{SignedDuration, Timestamp};
@@ -24,6 +26,10 @@ pub(crate) struct World {
     key_ids: HashMap<String, String>,
     /// Rights by identity and tenant. They outlive keys, because tokens do.
     pub(crate) rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
+    /// Generic OAuth 2.0 servers by id, and Verify's.
+    pub(crate) servers: BTreeMap<String, OAuthServer>,
+    /// The last token request of each client, by tenant and client.
+    token_requests: BTreeMap<(String, String), TokenRequest>,
     pub(crate) switches: Switches,
     pub(crate) settings: Settings,
     pub(crate) secrets: Vec<SecretValue>,
@@ -45,6 +51,9 @@ pub enum SeedError {
     /// There is no such thing.
     #[error("there is no {0}")]
     Absent(String),
+    /// Nobody could use it.
+    #[error("a seeded {0} is unusable")]
+    Unusable(&'static str),
 }
 
 const ACCOUNT: &str = "0123456789abcdef0123456789abcdef";
@@ -59,13 +68,15 @@ fn marked(value: &str, what: &'static str) -> Result<String, SeedError> {
 
 impl World {
     pub(crate) fn new(urls: Urls, first_region: String) -> Self {
-        Self {
+        let mut world = Self {
             urls,
             first_region,
             tenants: BTreeMap::new(),
             keys: BTreeMap::new(),
             key_ids: HashMap::new(),
             rights: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            token_requests: BTreeMap::new(),
             switches: Switches::default(),
             settings: Settings::default(),
             secrets: Vec::new(),
@@ -73,7 +84,9 @@ impl World {
             faults: Faults::default(),
             noted: Vec::new(),
             next_sequence: 0,
-        }
+        };
+        world.add_verify_server();
+        world
     }
 
     /// Back to the beginning. Secret values stay listed, because they may have leaked before.
@@ -82,6 +95,9 @@ impl World {
         self.keys.clear();
         self.key_ids.clear();
         self.rights.clear();
+        self.servers.clear();
+        self.add_verify_server();
+        self.token_requests.clear();
         self.replace_switches(Switches::default());
         self.settings = Settings::default();
         self.journal.clear();
@@ -100,6 +116,7 @@ impl World {
             tenants: self.tenants.clone(),
             keys: self.keys.clone(),
             rights: self.rights.clone(),
+            servers: self.servers.clone(),
             switches: self.switches.clone(),
             settings: self.settings.clone(),
         }
@@ -130,6 +147,9 @@ impl World {
         }
         for key in seed.keys {
             self.add_key(key)?;
+        }
+        for server in seed.oidc {
+            self.add_oidc_server(server)?;
         }
         Ok(())
     }

@@ -4,6 +4,10 @@
 
 mod app_id;
 mod iam;
+mod oauth;
+mod oidc;
+
+pub(crate) use oauth::public_key;
 
 use crate::world::World;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -18,10 +22,25 @@ use std::collections::BTreeMap;
 pub(crate) struct Listener {
     /// `iam`, a region, or the fault of its certificate.
     pub(crate) name: String,
+    /// What answers here that is neither IAM nor App ID.
+    pub(crate) service: Option<TokenService>,
     /// Whether IAM answers here.
     pub(crate) serves_iam: bool,
     /// The region whose App ID answers here.
     pub(crate) region: Option<String>,
+}
+
+/// A service with a listener of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenService {
+    /// The generic servers.
+    Oidc,
+    /// The endpoints of generic servers that are not at the host of their issuer.
+    OidcElsewhere,
+    /// IBM Verify.
+    Verify,
+    /// SecureAuth Identity Store.
+    SecureAuth,
 }
 
 /// A request that was read completely.
@@ -62,6 +81,11 @@ pub(crate) fn route(request: &Request) -> Route {
     let segments: Vec<String> =
         request.path.trim_matches('/').split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned()).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match request.listener.service {
+        Some(TokenService::Oidc | TokenService::OidcElsewhere) => return oidc::route(&request.method, &segments),
+        Some(TokenService::Verify | TokenService::SecureAuth) => return Route::new("unknown"),
+        None => {}
+    }
     let is_iam = matches!(segments[..], ["identity" | "oidc", ..]);
     if request.listener.serves_iam && (is_iam || request.listener.region.is_none()) {
         iam::route(&request.method, &segments)
@@ -72,7 +96,12 @@ pub(crate) fn route(request: &Request) -> Route {
 
 /// Carries a request out.
 pub(crate) fn handle(world: &mut World, request: &Request, route: &Route) -> Answer {
-    if route.operation.starts_with("iam.") { iam::handle(world, request, route) } else { app_id::handle(world, request, route) }
+    match request.listener.service {
+        Some(TokenService::Oidc | TokenService::OidcElsewhere) => oidc::handle(world, request, route),
+        Some(TokenService::Verify | TokenService::SecureAuth) => Answer::empty(StatusCode::NOT_FOUND),
+        None if route.operation.starts_with("iam.") => iam::handle(world, request, route),
+        None => app_id::handle(world, request, route),
+    }
 }
 
 impl Route {

@@ -5,5 +5,7 @@ mod binary;
 mod control;
 mod faults;
 mod iam;
+mod keys;
+mod oidc;
 mod sdk;
 mod world;

@@ -1,0 +1,206 @@
+//! Authorization servers behind their own backs.
+
+use super::{SeedError, World, marked, or_uuid};
+use crate::canary;
+use crate::model::{
+    AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed,
+    OidcSettings, SecretKind, TokenBook, TokenRequest, User, VERIFY, VerificationKey,
+};
+use crate::services::{Request, public_key};
+use http::header::AUTHORIZATION;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+fn check_keys(keys: &[VerificationKey]) -> Result<(), SeedError> {
+    if keys.iter().all(|key| public_key(key).is_some()) { Ok(()) } else { Err(SeedError::Unusable("public key")) }
+}
+
+impl World {
+    /// Verify's authorization server, which is always there.
+    pub(super) fn add_verify_server(&mut self) {
+        let issuer = format!("{}/oauth2", self.urls.verify);
+        self.servers.insert(VERIFY.to_owned(), empty_server(VERIFY, issuer));
+    }
+
+    pub(crate) fn server_mut(&mut self, id: &str) -> Result<&mut OAuthServer, SeedError> {
+        self.servers.get_mut(id).ok_or_else(|| SeedError::Absent(format!("server {id}")))
+    }
+
+    pub(crate) fn add_oidc_server(&mut self, seed: OidcServerSeed) -> Result<OAuthServer, SeedError> {
+        let id = or_uuid(&seed.id);
+        if self.servers.contains_key(&id) {
+            return Err(SeedError::Exists(format!("server {id}")));
+        }
+        for issuer in &seed.assertion_issuers {
+            check_keys(&issuer.public_keys)?;
+        }
+        let issuer = format!("{}/tenants/{id}", self.urls.oidc);
+        let server = OAuthServer { assertion_issuers: seed.assertion_issuers, settings: seed.settings, ..empty_server(&id, issuer) };
+        self.servers.insert(id.clone(), server);
+        for client in seed.clients {
+            self.add_oauth_client(&id, client)?;
+        }
+        for user in seed.users {
+            self.add_oauth_user(&id, user)?;
+        }
+        Ok(self.server_mut(&id)?.clone())
+    }
+
+    pub(crate) fn remove_server(&mut self, id: &str) -> Result<(), SeedError> {
+        if id == VERIFY {
+            return Err(SeedError::Absent(format!("server {id} that could be removed")));
+        }
+        self.servers.remove(id).map(|_| ()).ok_or_else(|| SeedError::Absent(format!("server {id}")))
+    }
+
+    pub(crate) fn set_oidc_settings(&mut self, id: &str, settings: OidcSettings) -> Result<OidcSettings, SeedError> {
+        let server = self.server_mut(id)?;
+        server.settings = settings;
+        Ok(server.settings.clone())
+    }
+
+    pub(crate) fn add_oauth_client(&mut self, server: &str, seed: OAuthClientSeed) -> Result<OAuthClient, SeedError> {
+        check_keys(&seed.public_keys)?;
+        let secret = match seed.secret {
+            Some(secret) => Some(marked(&secret, "client secret")?),
+            None if seed.public_keys.is_empty() => Some(canary::client_secret()),
+            None => None,
+        };
+        let client = OAuthClient {
+            client_id: or_uuid(&seed.client_id),
+            secret,
+            name: seed.name,
+            public_keys: seed.public_keys,
+            authentication: seed.authentication,
+            grants: seed.grants,
+            scopes: seed.scopes,
+            targets: seed.targets,
+            expires_in: seed.expires_in,
+            enabled: seed.enabled,
+            one_time_assertions: seed.one_time_assertions,
+            entitlements: seed.entitlements,
+        };
+        let clients = &mut self.server_mut(server)?.clients;
+        if clients.contains_key(&client.client_id) {
+            return Err(SeedError::Exists(format!("client {}", client.client_id)));
+        }
+        clients.insert(client.client_id.clone(), client.clone());
+        if let Some(secret) = &client.secret {
+            self.note_secret(SecretKind::ClientSecret, secret);
+        }
+        Ok(client)
+    }
+
+    pub(crate) fn edit_oauth_client(&mut self, server: &str, id: &str, edit: OAuthClientEdit) -> Result<OAuthClient, SeedError> {
+        check_keys(edit.public_keys.as_deref().unwrap_or_default())?;
+        if let Some(secret) = &edit.secret {
+            marked(secret, "client secret")?;
+            self.note_secret(SecretKind::ClientSecret, secret);
+        }
+        let client = self.server_mut(server)?.clients.get_mut(id).ok_or_else(|| SeedError::Absent(format!("client {id}")))?;
+        if let Some(secret) = edit.secret {
+            client.secret = Some(secret);
+        }
+        if let Some(expires_in) = edit.expires_in {
+            client.expires_in = Some(expires_in);
+        }
+        replace(&mut client.public_keys, edit.public_keys);
+        replace(&mut client.authentication, edit.authentication);
+        replace(&mut client.grants, edit.grants);
+        replace(&mut client.scopes, edit.scopes);
+        replace(&mut client.targets, edit.targets);
+        replace(&mut client.enabled, edit.enabled);
+        replace(&mut client.one_time_assertions, edit.one_time_assertions);
+        replace(&mut client.entitlements, edit.entitlements);
+        Ok(client.clone())
+    }
+
+    pub(crate) fn remove_oauth_client(&mut self, server: &str, id: &str) -> Result<(), SeedError> {
+        let removed = self.server_mut(server)?.clients.remove(id);
+        removed.map(|_| ()).ok_or_else(|| SeedError::Absent(format!("client {id}")))
+    }
+
+    pub(crate) fn add_oauth_user(&mut self, server: &str, mut user: User) -> Result<User, SeedError> {
+        user.password = marked(&user.password, "password")?;
+        user.id = or_uuid(&user.id);
+        self.server_mut(server)?.users.insert(user.username.clone(), user.clone());
+        self.note_secret(SecretKind::Password, &user.password);
+        Ok(user)
+    }
+
+    pub(crate) fn set_assertion_issuers(&mut self, server: &str, issuers: Vec<AssertionIssuer>) -> Result<(), SeedError> {
+        for issuer in &issuers {
+            check_keys(&issuer.public_keys)?;
+        }
+        self.server_mut(server)?.assertion_issuers = issuers;
+        Ok(())
+    }
+
+    /// In the order of issue.
+    pub(crate) fn oauth_tokens(&mut self, server: &str, client: &str) -> Result<Vec<OAuthToken>, SeedError> {
+        let tokens = &self.server_mut(server)?.book.tokens;
+        Ok(tokens.iter().filter(|token| token.client_id == client).cloned().collect())
+    }
+
+    /// Spent and revoked ones, too; in the order of issue.
+    pub(crate) fn oauth_refresh_tokens(&mut self, server: &str, client: &str) -> Result<Vec<OAuthRefreshToken>, SeedError> {
+        let tokens = &self.server_mut(server)?.book.refresh_tokens;
+        let mut tokens: Vec<_> = tokens.values().filter(|token| token.client_id == client).cloned().collect();
+        tokens.sort_by_key(|token| token.sequence);
+        Ok(tokens)
+    }
+
+    /// Takes back an access token, a refresh token with its family, or a family named by its id.
+    pub(crate) fn revoke_oauth(&mut self, server: &str, what: &str) -> Result<(), SeedError> {
+        let book = &mut self.server_mut(server)?.book;
+        let family = book.refresh_tokens.get(what).map_or_else(|| what.to_owned(), |token| token.family.clone());
+        if book.revoke(what) || book.revoke_family(&family) { Ok(()) } else { Err(SeedError::Absent("such token or family".to_owned())) }
+    }
+
+    /// Notes a token request under the client that it names, whether that is there or not.
+    pub(crate) fn note_token_request(
+        &mut self,
+        tenant: &str,
+        client: &str,
+        operation: &str,
+        request: &Request,
+        fields: &[(String, String)],
+    ) {
+        let authorization = request.headers.get(AUTHORIZATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let key = (tenant.to_owned(), client.to_owned());
+        let count = self.token_requests.get(&key).map_or(0, |earlier| earlier.count) + 1;
+        let noted = TokenRequest {
+            time: Timestamp::now(),
+            operation: operation.to_owned(),
+            method: request.method.to_string(),
+            path: request.path.clone(),
+            authorization,
+            fields: fields.to_vec(),
+            count,
+        };
+        self.token_requests.insert(key, noted);
+    }
+
+    pub(crate) fn token_request(&self, tenant: &str, client: &str) -> Result<TokenRequest, SeedError> {
+        let found = self.token_requests.get(&(tenant.to_owned(), client.to_owned()));
+        found.cloned().ok_or_else(|| SeedError::Absent(format!("token request of {client} to {tenant}")))
+    }
+}
+
+fn replace<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn empty_server(id: &str, issuer: String) -> OAuthServer {
+    OAuthServer {
+        id: id.to_owned(),
+        issuer,
+        clients: BTreeMap::new(),
+        users: BTreeMap::new(),
+        assertion_issuers: Vec::new(),
+        settings: OidcSettings::default(),
+        book: TokenBook::default(),
+    }
+}
