@@ -55,7 +55,7 @@ pub use model::{
     ClientAuthentication, DiscoveryPlace, KeyEdit, KeySeed, Lifetime, LifetimeAnswer, MissingTarget, Noted, OAuthClient, OAuthClientEdit,
     OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, OptionalLifetime, Role, RoleSeed,
     SecretKind, SecretValue, Seed, Settings, SigningAlgorithm, StateReport, Tenant, TenantSeed, TokenConfiguration, TokenForm,
-    TokenRequest, Urls, User, VERIFY, VerificationKey,
+    TokenRequest, Urls, User, VERIFY, VerificationKey, VerifyApplication, VerifyApplicationSeed,
 };
 pub use signing::SigningError;
 pub use simulator::{Options, Simulator, StartError};

@@ -1,6 +1,7 @@
 //! What the simulator keeps, in the form in which the control API seeds and shows it.
 
 mod oauth;
+mod verify;
 
 pub(crate) use oauth::TokenBook;
 pub use oauth::{
@@ -8,6 +9,7 @@ pub use oauth::{
     OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, SigningAlgorithm, TokenForm, TokenRequest,
     VERIFY, VerificationKey,
 };
+pub use verify::{VerifyApplication, VerifyApplicationSeed};
 
 use crate::switches::Switches;
 use jiff::Timestamp;
@@ -26,6 +28,10 @@ pub struct Seed {
     pub keys: Vec<KeySeed>,
     /// Generic OAuth 2.0 servers.
     pub oidc: Vec<OidcServerSeed>,
+    /// API clients of Verify.
+    pub verify_clients: Vec<OAuthClientSeed>,
+    /// Applications of Verify.
+    pub verify_applications: Vec<VerifyApplicationSeed>,
     /// Replaces all switches when given.
     pub switches: Option<Switches>,
     /// Replaces all settings when given.
@@ -449,6 +455,8 @@ pub struct StateReport {
     pub rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
     /// Authorization servers by id; Verify's is [`VERIFY`].
     pub servers: BTreeMap<String, OAuthServer>,
+    /// Verify's applications, in the order in which they were made.
+    pub verify_applications: Vec<VerifyApplication>,
     /// Positions of the open questions.
     pub switches: Switches,
     /// Limits, lifetimes, speed.

@@ -453,6 +453,86 @@ switches! {
         /// The one issued before, with what is left of its life, until half of it is over.
         UntilHalfLife,
     }
+    /// Which of its three providers a tenant of Verify has (Verify 2); the paths of the others say 404.
+    verify_generations: VerifyGenerations {
+        /// All three.
+        All,
+        /// `/oauth2` alone.
+        Current,
+        /// `/oidc/endpoint/default` and `/v1.0/endpoint/default`.
+        Legacy,
+        /// `/v1.0/endpoint/default` alone.
+        Oldest,
+    }
+    /// Where Verify's discovery documents point (open point 18).
+    verify_discovered_endpoints: VerifyDiscoveredEndpoints {
+        /// To the provider that publishes them.
+        Own,
+        /// To `/oidc/endpoint/default`.
+        OpenId,
+        /// To `/v1.0/endpoint/default`.
+        Oldest,
+    }
+    /// Status of Verify's `invalid_client` (Verify 3.3: seen live; the OpenAPI lists no 401).
+    verify_invalid_client_status: VerifyInvalidClientStatus {
+        /// 401.
+        Unauthorized,
+        /// 400.
+        BadRequest,
+    }
+    /// `error` beside CSIAQ0197E, with status 400 (Verify 3.3: not stated).
+    verify_bad_signature: VerifyBadSignature {
+        /// `invalid_client`.
+        InvalidClient,
+        /// `invalid_request`.
+        InvalidRequest,
+    }
+    /// Status of Verify's `request_unauthorized` (open point 16).
+    verify_introspection_refusal: VerifyIntrospectionRefusal {
+        /// 401.
+        Unauthorized,
+        /// 400.
+        BadRequest,
+    }
+    /// The ID token of a client that asks Verify for `openid` (Verify 3.2: an example of 2018).
+    verify_id_token: VerifyIdToken {
+        /// With `alg` none.
+        Unsigned,
+        /// None at all.
+        Absent,
+    }
+    /// Where Verify's list of applications has `totalCount` (Verify 7.2: the schema has both).
+    verify_total_count: VerifyTotalCount {
+        /// At the top.
+        TopLevel,
+        /// In `_embedded`.
+        Embedded,
+        /// In both places.
+        Both,
+    }
+    /// How Verify's list of applications writes flags (Verify 7.2: schema and example differ).
+    verify_flags: VerifyFlags {
+        /// As booleans.
+        Boolean,
+        /// As strings.
+        Text,
+    }
+    /// Shape of Verify's list of API clients when no page is asked for (Verify 5.4).
+    verify_client_list: VerifyClientList {
+        /// `{"apiClients": …}`.
+        Wrapped,
+        /// The array.
+        Bare,
+    }
+    /// How Verify hides a secret from who may not see it (Verify 5.7, not stated).
+    verify_hidden_secret: VerifyHiddenSecret {
+        /// No such member.
+        Absent,
+        /// `null`.
+        Null,
+        /// Asterisks.
+        Masked,
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::limit::Meter;
 use crate::model::{
     AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Noted, OAuthServer, Role,
     RoleSeed, SecretKind, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, TokenRequest, Urls, User,
+    VERIFY, VerifyApplication,
 };
 use crate::switches::{DeletedApplicationInRoles, Switches};
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +29,8 @@ pub(crate) struct World {
     pub(crate) rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
     /// Generic OAuth 2.0 servers by id, and Verify's.
     pub(crate) servers: BTreeMap<String, OAuthServer>,
+    /// Verify's applications.
+    pub(crate) verify_applications: Vec<VerifyApplication>,
     /// The last token request of each client, by tenant and client.
     token_requests: BTreeMap<(String, String), TokenRequest>,
     pub(crate) switches: Switches,
@@ -76,6 +79,7 @@ impl World {
             key_ids: HashMap::new(),
             rights: BTreeMap::new(),
             servers: BTreeMap::new(),
+            verify_applications: Vec::new(),
             token_requests: BTreeMap::new(),
             switches: Switches::default(),
             settings: Settings::default(),
@@ -97,6 +101,7 @@ impl World {
         self.rights.clear();
         self.servers.clear();
         self.add_verify_server();
+        self.verify_applications.clear();
         self.token_requests.clear();
         self.replace_switches(Switches::default());
         self.settings = Settings::default();
@@ -117,6 +122,7 @@ impl World {
             keys: self.keys.clone(),
             rights: self.rights.clone(),
             servers: self.servers.clone(),
+            verify_applications: self.verify_applications.clone(),
             switches: self.switches.clone(),
             settings: self.settings.clone(),
         }
@@ -150,6 +156,12 @@ impl World {
         }
         for server in seed.oidc {
             self.add_oidc_server(server)?;
+        }
+        for client in seed.verify_clients {
+            self.add_oauth_client(VERIFY, client)?;
+        }
+        for application in seed.verify_applications {
+            self.add_verify_application(application)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::{Control, Reply};
 use crate::model::{
     AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed,
-    OidcSettings, TokenRequest, User,
+    OidcSettings, TokenRequest, User, VerifyApplication, VerifyApplicationSeed,
 };
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -72,6 +72,11 @@ impl Control {
     /// Takes back an access token, a refresh token with its whole family, or a family named by its id.
     pub async fn revoke_oauth(&self, server: &str, token_or_family: &str) -> Reply<()> {
         self.post(&format!("/servers/{}/revoke", segment(server)), &token_or_family).await
+    }
+
+    /// Creates an application of Verify.
+    pub async fn add_verify_application(&self, seed: &VerifyApplicationSeed) -> Reply<VerifyApplication> {
+        self.post("/verify/applications", seed).await
     }
 
     /// The last token request that named a client, at the tenant under which the journal has it; refused when there was none.

@@ -3,7 +3,7 @@
 use super::{Reply, World};
 use crate::model::{
     AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed,
-    OidcSettings, TokenRequest, User,
+    OidcSettings, TokenRequest, User, VerifyApplication, VerifyApplicationSeed,
 };
 use crate::shared::Shared;
 use axum::extract::Path;
@@ -23,6 +23,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/servers/{server}/clients/{id}/tokens", get(tokens))
         .route("/servers/{server}/clients/{id}/refresh_tokens", get(refresh_tokens))
         .route("/servers/{server}/revoke", post(revoke))
+        .route("/verify/applications", post(add_verify_application))
         .route("/token_requests/{tenant}/{id}", get(token_request))
 }
 
@@ -73,6 +74,10 @@ async fn refresh_tokens(shared: World, Path((server, id)): Path<(String, String)
 /// The body is the token or the family, so that neither stands in a path.
 async fn revoke(shared: World, Path(server): Path<String>, Json(what): Json<String>) -> Reply<()> {
     Ok(Json(shared.change(|world| world.revoke_oauth(&server, &what))?))
+}
+
+async fn add_verify_application(shared: World, Json(seed): Json<VerifyApplicationSeed>) -> Reply<VerifyApplication> {
+    Ok(Json(shared.change(|world| world.add_verify_application(seed))?))
 }
 
 async fn token_request(shared: World, Path((tenant, id)): Path<(String, String)>) -> Reply<TokenRequest> {

@@ -47,6 +47,8 @@ pub struct OAuthClientSeed {
     pub targets: BTreeSet<String>,
     /// Life of its tokens in seconds, instead of the server's.
     pub expires_in: Option<i64>,
+    /// Form of its access tokens, instead of the server's; Verify's are opaque.
+    pub access_tokens: Option<TokenForm>,
     /// Whether it works.
     pub enabled: bool,
     /// Whether the `jti` of its assertions may be used once only.
@@ -67,6 +69,7 @@ impl Default for OAuthClientSeed {
             scopes: BTreeSet::new(),
             targets: BTreeSet::new(),
             expires_in: None,
+            access_tokens: None,
             enabled: true,
             one_time_assertions: true,
             entitlements: BTreeSet::new(),
@@ -95,6 +98,8 @@ pub struct OAuthClient {
     pub targets: BTreeSet<String>,
     /// Life of its tokens in seconds, instead of the server's.
     pub expires_in: Option<i64>,
+    /// Form of its access tokens, instead of the server's; Verify's are opaque.
+    pub access_tokens: Option<TokenForm>,
     /// Whether it works.
     pub enabled: bool,
     /// Whether the `jti` of its assertions may be used once only.
@@ -121,6 +126,8 @@ pub struct OAuthClientEdit {
     pub targets: Option<BTreeSet<String>>,
     /// Life of its tokens from now on.
     pub expires_in: Option<i64>,
+    /// Form of its access tokens from now on.
+    pub access_tokens: Option<TokenForm>,
     /// Whether it works.
     pub enabled: Option<bool>,
     /// Whether the `jti` of its assertions may be used once only.

@@ -6,6 +6,7 @@ mod app_id;
 mod iam;
 mod oauth;
 mod oidc;
+mod verify;
 
 pub(crate) use oauth::public_key;
 
@@ -83,7 +84,8 @@ pub(crate) fn route(request: &Request) -> Route {
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match request.listener.service {
         Some(TokenService::Oidc | TokenService::OidcElsewhere) => return oidc::route(&request.method, &segments),
-        Some(TokenService::Verify | TokenService::SecureAuth) => return Route::new("unknown"),
+        Some(TokenService::Verify) => return verify::route(&request.method, &segments),
+        Some(TokenService::SecureAuth) => return Route::new("unknown"),
         None => {}
     }
     let is_iam = matches!(segments[..], ["identity" | "oidc", ..]);
@@ -98,7 +100,8 @@ pub(crate) fn route(request: &Request) -> Route {
 pub(crate) fn handle(world: &mut World, request: &Request, route: &Route) -> Answer {
     match request.listener.service {
         Some(TokenService::Oidc | TokenService::OidcElsewhere) => oidc::handle(world, request, route),
-        Some(TokenService::Verify | TokenService::SecureAuth) => Answer::empty(StatusCode::NOT_FOUND),
+        Some(TokenService::Verify) => verify::handle(world, request, route),
+        Some(TokenService::SecureAuth) => Answer::empty(StatusCode::NOT_FOUND),
         None if route.operation.starts_with("iam.") => iam::handle(world, request, route),
         None => app_id::handle(world, request, route),
     }

@@ -417,7 +417,7 @@ impl Call<'_> {
     fn new_token(&mut self, grant: &Grant) -> Result<OAuthToken, Answer> {
         let expires = self.now.saturating_add(grant.client.expires_in.unwrap_or(self.settings.expires_in));
         let token = OAuthToken {
-            token: match self.settings.access_tokens {
+            token: match grant.client.access_tokens.unwrap_or(self.settings.access_tokens) {
                 TokenForm::Jwt => self.signed(grant, expires)?,
                 TokenForm::Opaque => {
                     let text = canary::api_key();

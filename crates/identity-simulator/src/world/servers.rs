@@ -4,7 +4,7 @@ use super::{SeedError, World, marked, or_uuid};
 use crate::canary;
 use crate::model::{
     AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed,
-    OidcSettings, SecretKind, TokenBook, TokenRequest, User, VERIFY, VerificationKey,
+    OidcSettings, SecretKind, TokenBook, TokenRequest, User, VERIFY, VerificationKey, VerifyApplication, VerifyApplicationSeed,
 };
 use crate::services::{Request, public_key};
 use http::header::AUTHORIZATION;
@@ -20,6 +20,18 @@ impl World {
     pub(super) fn add_verify_server(&mut self) {
         let issuer = format!("{}/oauth2", self.urls.verify);
         self.servers.insert(VERIFY.to_owned(), empty_server(VERIFY, issuer));
+    }
+
+    pub(crate) fn add_verify_application(&mut self, seed: VerifyApplicationSeed) -> Result<VerifyApplication, SeedError> {
+        // As long as a number of 64 bits can be, and beyond what a JSON number holds.
+        let next = || (6_611_521_215_950_655_212 + self.verify_applications.len() as u64).to_string();
+        let id = if seed.id.is_empty() { next() } else { seed.id };
+        if self.verify_applications.iter().any(|application| application.id == id) {
+            return Err(SeedError::Exists(format!("application {id}")));
+        }
+        let application = VerifyApplication { id, name: seed.name, description: seed.description, enabled: seed.enabled };
+        self.verify_applications.push(application.clone());
+        Ok(application)
     }
 
     pub(crate) fn server_mut(&mut self, id: &str) -> Result<&mut OAuthServer, SeedError> {
@@ -76,6 +88,7 @@ impl World {
             scopes: seed.scopes,
             targets: seed.targets,
             expires_in: seed.expires_in,
+            access_tokens: seed.access_tokens,
             enabled: seed.enabled,
             one_time_assertions: seed.one_time_assertions,
             entitlements: seed.entitlements,
@@ -103,6 +116,9 @@ impl World {
         }
         if let Some(expires_in) = edit.expires_in {
             client.expires_in = Some(expires_in);
+        }
+        if let Some(form) = edit.access_tokens {
+            client.access_tokens = Some(form);
         }
         replace(&mut client.public_keys, edit.public_keys);
         replace(&mut client.authentication, edit.authentication);

@@ -8,4 +8,5 @@ mod iam;
 mod keys;
 mod oidc;
 mod sdk;
+mod verify;
 mod world;
