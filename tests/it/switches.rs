@@ -402,6 +402,17 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ("verify_flags", "it does not know Verify yet"),
     ("verify_client_list", "it does not know Verify yet"),
     ("verify_hidden_secret", "it does not know Verify yet"),
+    ("secure_auth_token_method", "it does not know identity stores yet"),
+    ("secure_auth_token_answer", "it does not know identity stores yet"),
+    ("secure_auth_wrong_pair_status", "it does not know identity stores yet"),
+    ("secure_auth_invalid_token_status", "it does not know identity stores yet"),
+    ("secure_auth_error_bodies", "it does not know identity stores yet"),
+    ("secure_auth_wrong_store", "it does not know identity stores yet"),
+    ("secure_auth_missing_privilege", "it does not know identity stores yet"),
+    ("secure_auth_regeneration", "it does not know identity stores yet"),
+    ("secure_auth_old_pair", "it does not know identity stores yet"),
+    ("secure_auth_old_tokens", "it does not know identity stores yet"),
+    ("secure_auth_date", "it does not know identity stores yet"),
 ];
 
 /// How the flaws begin and end whose promise is not kept yet, and why. To be emptied.

@@ -1,5 +1,6 @@
 //! The client of the control API, for a simulator in this process or in another one.
 
+mod secure_auth;
 mod servers;
 
 use crate::control::{CallWait, FaultWait};

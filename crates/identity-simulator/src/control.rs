@@ -1,5 +1,6 @@
 //! The control API: JSON over plain HTTP on the loopback interface. [`crate::Control`] is its client.
 
+mod secure_auth;
 mod servers;
 
 use crate::fault::{FaultReport, Rule};
@@ -164,6 +165,7 @@ pub(crate) fn router(shared: Arc<Shared>, ca_pem: String) -> Router {
         .route("/secrets", get(secrets))
         .route("/noted", get(noted).delete(clear_noted))
         .merge(servers::router())
+        .merge(secure_auth::router())
         .with_state(shared)
 }
 

@@ -54,8 +54,9 @@ pub use model::{
     Access, AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, AssertionIssuer, BasicSpelling,
     ClientAuthentication, DiscoveryPlace, KeyEdit, KeySeed, Lifetime, LifetimeAnswer, MissingTarget, Noted, OAuthClient, OAuthClientEdit,
     OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, OptionalLifetime, Role, RoleSeed,
-    SecretKind, SecretValue, Seed, Settings, SigningAlgorithm, StateReport, Tenant, TenantSeed, TokenConfiguration, TokenForm,
-    TokenRequest, Urls, User, VERIFY, VerificationKey, VerifyApplication, VerifyApplicationSeed,
+    SecretKind, SecretValue, SecureAuthCredential, SecureAuthToken, SecureAuthUser, SecureAuthUserEdit, SecureAuthUserSeed, Seed, Settings,
+    SigningAlgorithm, StateReport, Tenant, TenantSeed, TokenConfiguration, TokenForm, TokenRequest, Urls, User, VERIFY, VerificationKey,
+    VerifyApplication, VerifyApplicationSeed,
 };
 pub use signing::SigningError;
 pub use simulator::{Options, Simulator, StartError};

@@ -1,6 +1,7 @@
 //! What the simulator keeps, in the form in which the control API seeds and shows it.
 
 mod oauth;
+mod secure_auth;
 mod verify;
 
 pub(crate) use oauth::TokenBook;
@@ -9,6 +10,8 @@ pub use oauth::{
     OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, SigningAlgorithm, TokenForm, TokenRequest,
     VERIFY, VerificationKey,
 };
+pub(crate) use secure_auth::SecureAuth;
+pub use secure_auth::{SecureAuthCredential, SecureAuthToken, SecureAuthUser, SecureAuthUserEdit, SecureAuthUserSeed};
 pub use verify::{VerifyApplication, VerifyApplicationSeed};
 
 use crate::switches::Switches;
@@ -30,6 +33,8 @@ pub struct Seed {
     pub oidc: Vec<OidcServerSeed>,
     /// API clients of Verify.
     pub verify_clients: Vec<OAuthClientSeed>,
+    /// Users of SecureAuth identity stores.
+    pub secure_auth: Vec<SecureAuthUserSeed>,
     /// Applications of Verify.
     pub verify_applications: Vec<VerifyApplicationSeed>,
     /// Replaces all switches when given.
@@ -413,6 +418,10 @@ pub struct Settings {
     pub clock_offset_seconds: i64,
     /// What the services sign their tokens with.
     pub signing: SigningAlgorithm,
+    /// Life of the identity store's tokens (SecureAuth 2: unknown).
+    pub secure_auth_expires_in: i64,
+    /// How long a regenerated credential goes on working where a switch says that it does for a time.
+    pub secure_auth_grace_milliseconds: u64,
 }
 
 impl Default for Settings {
@@ -432,6 +441,8 @@ impl Default for Settings {
             app_id_expires_in: 0,
             clock_offset_seconds: 0,
             signing: SigningAlgorithm::Rs256,
+            secure_auth_expires_in: 3600,
+            secure_auth_grace_milliseconds: 60_000,
         }
     }
 }
@@ -457,6 +468,8 @@ pub struct StateReport {
     pub servers: BTreeMap<String, OAuthServer>,
     /// Verify's applications, in the order in which they were made.
     pub verify_applications: Vec<VerifyApplication>,
+    /// Users of SecureAuth identity stores, by id.
+    pub secure_auth: BTreeMap<String, SecureAuthUser>,
     /// Positions of the open questions.
     pub switches: Switches,
     /// Limits, lifetimes, speed.

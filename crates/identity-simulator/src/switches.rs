@@ -533,6 +533,93 @@ switches! {
         /// Asterisks.
         Masked,
     }
+    /// By which method the identity store issues tokens (SecureAuth 2: samples POST, the documentation says GET).
+    secure_auth_token_method: SecureAuthTokenMethod {
+        /// POST and GET.
+        Both,
+        /// GET; POST answers 405.
+        Get,
+        /// POST; GET answers 405.
+        Post,
+    }
+    /// What the identity store answers to a token call (SecureAuth 2: only `access_token` is known).
+    secure_auth_token_answer: SecureAuthTokenAnswer {
+        /// `access_token` alone, opaque.
+        TokenAlone,
+        /// `token_type` and `expires_in`, too.
+        WithLifetime,
+        /// `access_token` alone, a JWT with `exp`.
+        Jwt,
+    }
+    /// Status of a wrong API credential (SecureAuth 5, unknown).
+    secure_auth_wrong_pair_status: SecureAuthWrongPairStatus {
+        /// 401.
+        Unauthorized,
+        /// 400.
+        BadRequest,
+    }
+    /// Status of `Access token is invalid` (SecureAuth 5, unknown).
+    secure_auth_invalid_token_status: SecureAuthInvalidTokenStatus {
+        /// 401.
+        Unauthorized,
+        /// 400.
+        BadRequest,
+        /// 403.
+        Forbidden,
+    }
+    /// Error bodies of the identity store (open point 21).
+    secure_auth_error_bodies: SecureAuthErrorBodies {
+        /// `{"message": …}`.
+        Message,
+        /// Plain text.
+        Text,
+    }
+    /// Status where the user is not of the store (SecureAuth 5, unknown).
+    secure_auth_wrong_store: SecureAuthWrongStore {
+        /// 403.
+        Forbidden,
+        /// 404.
+        NotFound,
+        /// 400.
+        BadRequest,
+    }
+    /// Where a user without the developer privilege is refused with 403 (SecureAuth 5, unknown).
+    secure_auth_missing_privilege: SecureAuthMissingPrivilege {
+        /// At Me, with a token.
+        AtMe,
+        /// At the token call already.
+        AtToken,
+    }
+    /// Whether GET Me goes on showing the old entry when credentials are generated again (SecureAuth 4, unknown).
+    secure_auth_regeneration: SecureAuthRegeneration {
+        /// It does: the new entry is added.
+        Appended,
+        /// It does not: the new entry replaces it.
+        Replaced,
+    }
+    /// What becomes of the old pair then (SecureAuth 4, unknown).
+    secure_auth_old_pair: SecureAuthOldPair {
+        /// It stops working.
+        EndsAtOnce,
+        /// It works for the time that the settings name.
+        EndsAfterGrace,
+        /// It goes on working.
+        Kept,
+    }
+    /// What becomes of the tokens then (SecureAuth 2, unknown).
+    secure_auth_old_tokens: SecureAuthOldTokens {
+        /// They live on.
+        LiveOn,
+        /// They are invalid.
+        End,
+    }
+    /// Form of the date of an API credential (SecureAuth 10, rule 5).
+    secure_auth_date: SecureAuthDate {
+        /// A string of digits.
+        Text,
+        /// A number.
+        Number,
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Everything the simulator knows, and what may be done to it behind the services' backs.
 
+mod secure_auth;
 mod servers;
 
 use crate::canary;
@@ -8,8 +9,8 @@ use crate::journal::Journal;
 use crate::limit::Meter;
 use crate::model::{
     AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Noted, OAuthServer, Role,
-    RoleSeed, SecretKind, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, TokenRequest, Urls, User,
-    VERIFY, VerifyApplication,
+    RoleSeed, SecretKind, SecretValue, SecureAuth, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, TokenRequest, Urls,
+    User, VERIFY, VerifyApplication,
 };
 use crate::switches::{DeletedApplicationInRoles, Switches};
 use jiff::{SignedDuration, Timestamp};
@@ -29,6 +30,8 @@ pub(crate) struct World {
     pub(crate) rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
     /// Generic OAuth 2.0 servers by id, and Verify's.
     pub(crate) servers: BTreeMap<String, OAuthServer>,
+    /// Identity stores.
+    pub(crate) secure_auth: SecureAuth,
     /// Verify's applications.
     pub(crate) verify_applications: Vec<VerifyApplication>,
     /// The last token request of each client, by tenant and client.
@@ -79,6 +82,7 @@ impl World {
             key_ids: HashMap::new(),
             rights: BTreeMap::new(),
             servers: BTreeMap::new(),
+            secure_auth: SecureAuth::default(),
             verify_applications: Vec::new(),
             token_requests: BTreeMap::new(),
             switches: Switches::default(),
@@ -101,6 +105,7 @@ impl World {
         self.rights.clear();
         self.servers.clear();
         self.add_verify_server();
+        self.secure_auth = SecureAuth::default();
         self.verify_applications.clear();
         self.token_requests.clear();
         self.replace_switches(Switches::default());
@@ -123,6 +128,7 @@ impl World {
             rights: self.rights.clone(),
             servers: self.servers.clone(),
             verify_applications: self.verify_applications.clone(),
+            secure_auth: self.secure_auth.users.clone(),
             switches: self.switches.clone(),
             settings: self.settings.clone(),
         }
@@ -159,6 +165,9 @@ impl World {
         }
         for client in seed.verify_clients {
             self.add_oauth_client(VERIFY, client)?;
+        }
+        for user in seed.secure_auth {
+            self.add_secure_auth_user(user)?;
         }
         for application in seed.verify_applications {
             self.add_verify_application(application)?;

@@ -6,6 +6,7 @@ mod app_id;
 mod iam;
 mod oauth;
 mod oidc;
+mod secure_auth;
 mod verify;
 
 pub(crate) use oauth::public_key;
@@ -85,7 +86,7 @@ pub(crate) fn route(request: &Request) -> Route {
     match request.listener.service {
         Some(TokenService::Oidc | TokenService::OidcElsewhere) => return oidc::route(&request.method, &segments),
         Some(TokenService::Verify) => return verify::route(&request.method, &segments),
-        Some(TokenService::SecureAuth) => return Route::new("unknown"),
+        Some(TokenService::SecureAuth) => return secure_auth::route(&request.method, &segments),
         None => {}
     }
     let is_iam = matches!(segments[..], ["identity" | "oidc", ..]);
@@ -101,7 +102,7 @@ pub(crate) fn handle(world: &mut World, request: &Request, route: &Route) -> Ans
     match request.listener.service {
         Some(TokenService::Oidc | TokenService::OidcElsewhere) => oidc::handle(world, request, route),
         Some(TokenService::Verify) => verify::handle(world, request, route),
-        Some(TokenService::SecureAuth) => Answer::empty(StatusCode::NOT_FOUND),
+        Some(TokenService::SecureAuth) => secure_auth::handle(world, request, route),
         None if route.operation.starts_with("iam.") => iam::handle(world, request, route),
         None => app_id::handle(world, request, route),
     }

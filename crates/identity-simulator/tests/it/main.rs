@@ -8,5 +8,6 @@ mod iam;
 mod keys;
 mod oidc;
 mod sdk;
+mod secure_auth;
 mod verify;
 mod world;
