@@ -392,6 +392,8 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ("key_algorithm", "it verifies no token"),
     ("iam_other_account", "it names no account to IAM"),
     ("iam_unknown_grant", "it uses one grant"),
+    ("iam_profile_refresh_token", "it assumes no trusted profile yet"),
+    ("iam_bad_compute_token", "it assumes no trusted profile yet"),
     ("verify_generations", "it does not know Verify yet"),
     ("verify_discovered_endpoints", "it does not know Verify yet"),
     ("verify_invalid_client_status", "it does not know Verify yet"),

@@ -1,6 +1,7 @@
 //! What the simulator keeps, in the form in which the control API seeds and shows it.
 
 mod oauth;
+mod profile;
 mod secure_auth;
 mod verify;
 
@@ -10,6 +11,7 @@ pub use oauth::{
     OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, SigningAlgorithm, TokenForm, TokenRequest,
     VERIFY, VerificationKey,
 };
+pub use profile::{Profile, ProfileEdit, ProfileSeed, ServiceAccount};
 pub(crate) use secure_auth::SecureAuth;
 pub use secure_auth::{SecureAuthCredential, SecureAuthToken, SecureAuthUser, SecureAuthUserEdit, SecureAuthUserSeed};
 pub use verify::{VerifyApplication, VerifyApplicationSeed};
@@ -29,6 +31,8 @@ pub struct Seed {
     pub tenants: Vec<TenantSeed>,
     /// IAM API keys.
     pub keys: Vec<KeySeed>,
+    /// IAM trusted profiles.
+    pub profiles: Vec<ProfileSeed>,
     /// Generic OAuth 2.0 servers.
     pub oidc: Vec<OidcServerSeed>,
     /// API clients of Verify.
@@ -61,6 +65,18 @@ pub struct TenantSeed {
     pub redirect_uris: Option<Map<String, Value>>,
     /// The client that a service credential of the instance brings along (App ID 8.1).
     pub service_credential: Option<ApplicationSeed>,
+    /// Whose assertions the `jwt-bearer` grant takes; nobody's when absent.
+    pub custom_identity_provider: Option<CustomIdentityProvider>,
+}
+
+/// The custom identity provider of a tenant (App ID 5.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CustomIdentityProvider {
+    /// Whether its assertions are taken.
+    pub active: bool,
+    /// Its public key as PEM: RSA of 2048 bits and more.
+    pub public_key: String,
 }
 
 /// An application to create without a call of the service.
@@ -129,6 +145,8 @@ pub struct Tenant {
     pub tokens: TokenConfiguration,
     /// The client of the service credential.
     pub service_credential: Option<Application>,
+    /// Whose assertions the `jwt-bearer` grant takes.
+    pub custom_identity_provider: Option<CustomIdentityProvider>,
     /// When each user tried to sign in, for the limit of App ID 7.2.
     #[serde(skip)]
     pub(crate) sign_ins: BTreeMap<String, Vec<std::time::Instant>>,
@@ -462,6 +480,8 @@ pub struct StateReport {
     pub tenants: BTreeMap<String, Tenant>,
     /// By key id.
     pub keys: BTreeMap<String, ApiKey>,
+    /// Trusted profiles by id.
+    pub profiles: BTreeMap<String, Profile>,
     /// Rights by identity and tenant.
     pub rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
     /// Authorization servers by id; Verify's is [`VERIFY`].

@@ -533,6 +533,20 @@ switches! {
         /// Asterisks.
         Masked,
     }
+    /// `refresh_token` of a trusted profile's token (open point 10).
+    iam_profile_refresh_token: IamProfileRefreshToken {
+        /// No such field.
+        Absent,
+        /// The literal `not_supported`.
+        NotSupported,
+    }
+    /// What IAM says of a compute resource's token that is over or that no key of the cluster signed (IAM 1.5, unknown).
+    iam_bad_compute_token: IamBadComputeToken {
+        /// BXNIM0398E.
+        NotEligible,
+        /// BXNIM0401E.
+        Malformed,
+    }
     /// By which method the identity store issues tokens (SecureAuth 2: samples POST, the documentation says GET).
     secure_auth_token_method: SecureAuthTokenMethod {
         /// POST and GET.

@@ -1,5 +1,6 @@
 //! Everything the simulator knows, and what may be done to it behind the services' backs.
 
+mod profiles;
 mod secure_auth;
 mod servers;
 
@@ -8,10 +9,11 @@ use crate::fault::Faults;
 use crate::journal::Journal;
 use crate::limit::Meter;
 use crate::model::{
-    AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Noted, OAuthServer, Role,
-    RoleSeed, SecretKind, SecretValue, SecureAuth, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, TokenRequest, Urls,
-    User, VERIFY, VerifyApplication,
+    AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, CustomIdentityProvider, KeyEdit, KeySeed, Noted,
+    OAuthServer, Profile, Role, RoleSeed, SecretKind, SecretValue, SecureAuth, Seed, Settings, StateReport, Tenant, TenantSeed,
+    TokenConfiguration, TokenRequest, Urls, User, VERIFY, VerifyApplication,
 };
+use crate::signing::PublicKey;
 use crate::switches::{DeletedApplicationInRoles, Switches};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, json};
@@ -30,6 +32,8 @@ pub(crate) struct World {
     pub(crate) rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
     /// Generic OAuth 2.0 servers by id, and Verify's.
     pub(crate) servers: BTreeMap<String, OAuthServer>,
+    /// IAM trusted profiles.
+    pub(crate) profiles: BTreeMap<String, Profile>,
     /// Identity stores.
     pub(crate) secure_auth: SecureAuth,
     /// Verify's applications.
@@ -72,6 +76,11 @@ fn marked(value: &str, what: &'static str) -> Result<String, SeedError> {
     if canary::is_marked(value) { Ok(value.to_owned()) } else { Err(SeedError::Unmarked(what)) }
 }
 
+fn check_provider(provider: &CustomIdentityProvider) -> Result<(), SeedError> {
+    let is_usable = !provider.active || PublicKey::from_pem(&provider.public_key).is_some();
+    if is_usable { Ok(()) } else { Err(SeedError::Unusable("public key")) }
+}
+
 impl World {
     pub(crate) fn new(urls: Urls, first_region: String) -> Self {
         let mut world = Self {
@@ -82,6 +91,7 @@ impl World {
             key_ids: HashMap::new(),
             rights: BTreeMap::new(),
             servers: BTreeMap::new(),
+            profiles: BTreeMap::new(),
             secure_auth: SecureAuth::default(),
             verify_applications: Vec::new(),
             token_requests: BTreeMap::new(),
@@ -105,6 +115,7 @@ impl World {
         self.rights.clear();
         self.servers.clear();
         self.add_verify_server();
+        self.profiles.clear();
         self.secure_auth = SecureAuth::default();
         self.verify_applications.clear();
         self.token_requests.clear();
@@ -125,6 +136,7 @@ impl World {
         StateReport {
             tenants: self.tenants.clone(),
             keys: self.keys.clone(),
+            profiles: self.profiles.clone(),
             rights: self.rights.clone(),
             servers: self.servers.clone(),
             verify_applications: self.verify_applications.clone(),
@@ -160,6 +172,9 @@ impl World {
         for key in seed.keys {
             self.add_key(key)?;
         }
+        for profile in seed.profiles {
+            self.add_profile(profile)?;
+        }
         for server in seed.oidc {
             self.add_oidc_server(server)?;
         }
@@ -191,6 +206,9 @@ impl World {
             self.note_secret(SecretKind::Password, &user.password);
             users.insert(user.username.clone(), user);
         }
+        if let Some(provider) = &seed.custom_identity_provider {
+            check_provider(provider)?;
+        }
         let service_credential = seed.service_credential.map(|client| self.application(client)).transpose()?;
         let empty = || Map::from_iter([("redirectUris".to_owned(), json!([]))]);
         let tenant = Tenant {
@@ -202,6 +220,7 @@ impl World {
             redirect_uris: seed.redirect_uris.unwrap_or_else(empty),
             tokens: TokenConfiguration::default(),
             service_credential,
+            custom_identity_provider: seed.custom_identity_provider,
             sign_ins: BTreeMap::new(),
             refresh_tokens: BTreeMap::new(),
             management: Meter::default(),
@@ -217,6 +236,12 @@ impl World {
             self.add_role(&id, role)?;
         }
         Ok(self.tenant_mut(&id)?.clone())
+    }
+
+    pub(crate) fn set_custom_identity_provider(&mut self, tenant: &str, provider: CustomIdentityProvider) -> Result<(), SeedError> {
+        check_provider(&provider)?;
+        self.tenant_mut(tenant)?.custom_identity_provider = Some(provider);
+        Ok(())
     }
 
     pub(crate) fn remove_tenant(&mut self, id: &str) -> Result<(), SeedError> {

@@ -1,5 +1,6 @@
 //! Key pairs of clients, and what they sign.
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use identity_simulator::VerificationKey;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
@@ -28,6 +29,13 @@ impl ClientKey {
 
     pub(crate) fn public(&self) -> VerificationKey {
         VerificationKey { pem: Some(self.pair.public_key_pem()), ..VerificationKey::default() }
+    }
+
+    /// A key of the curve as an entry of a key set.
+    pub(crate) fn jwk(&self) -> Value {
+        let point = self.pair.public_key_raw();
+        let coordinate = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        json!({"kty": "EC", "crv": "P-256", "x": coordinate(&point[1..33]), "y": coordinate(&point[33..])})
     }
 
     pub(crate) fn sign(&self, claims: &Value) -> String {
