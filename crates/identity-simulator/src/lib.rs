@@ -53,10 +53,11 @@ pub use journal::{Call, Count, Counts};
 pub use model::{
     Access, AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, AssertionIssuer, BasicSpelling,
     ClientAuthentication, CustomIdentityProvider, DiscoveryPlace, KeyEdit, KeySeed, Lifetime, LifetimeAnswer, MissingTarget, Noted,
-    OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings,
-    OptionalLifetime, Profile, ProfileEdit, ProfileSeed, Role, RoleSeed, SecretKind, SecretValue, SecureAuthCredential, SecureAuthToken,
-    SecureAuthUser, SecureAuthUserEdit, SecureAuthUserSeed, Seed, ServiceAccount, Settings, SigningAlgorithm, StateReport, Tenant,
-    TenantSeed, TokenConfiguration, TokenForm, TokenRequest, Urls, User, VERIFY, VerificationKey, VerifyApplication, VerifyApplicationSeed,
+    OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthRefreshTokenSeed, OAuthServer, OAuthToken, OidcServerSeed,
+    OidcSettings, OptionalLifetime, Profile, ProfileEdit, ProfileSeed, Role, RoleSeed, SecretKind, SecretValue, SecureAuthCredential,
+    SecureAuthToken, SecureAuthUser, SecureAuthUserEdit, SecureAuthUserSeed, Seed, ServiceAccount, Settings, SigningAlgorithm, StateReport,
+    Tenant, TenantSeed, TokenConfiguration, TokenForm, TokenRequest, Urls, User, VERIFY, VerificationKey, VerifyApplication,
+    VerifyApplicationSeed,
 };
 pub use signing::SigningError;
 pub use simulator::{Options, Simulator, StartError};

@@ -8,8 +8,8 @@ mod verify;
 pub(crate) use oauth::TokenBook;
 pub use oauth::{
     AssertionIssuer, BasicSpelling, ClientAuthentication, DiscoveryPlace, LifetimeAnswer, MissingTarget, OAuthClient, OAuthClientEdit,
-    OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, SigningAlgorithm, TokenForm, TokenRequest,
-    VERIFY, VerificationKey,
+    OAuthClientSeed, OAuthRefreshToken, OAuthRefreshTokenSeed, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, SigningAlgorithm,
+    TokenForm, TokenRequest, VERIFY, VerificationKey,
 };
 pub use profile::{Profile, ProfileEdit, ProfileSeed, ServiceAccount};
 pub(crate) use secure_auth::SecureAuth;

@@ -2,8 +2,8 @@
 
 use super::{Control, Reply};
 use crate::model::{
-    AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed,
-    OidcSettings, TokenRequest, User, VerifyApplication, VerifyApplicationSeed,
+    AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthRefreshTokenSeed, OAuthServer, OAuthToken,
+    OidcServerSeed, OidcSettings, TokenRequest, User, VerifyApplication, VerifyApplicationSeed,
 };
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -67,6 +67,11 @@ impl Control {
     /// The refresh tokens that a client got, spent and revoked ones, too, in the order of issue.
     pub async fn oauth_refresh_tokens(&self, server: &str, client: &str) -> Reply<Vec<OAuthRefreshToken>> {
         self.get(&format!("/servers/{}/clients/{}/refresh_tokens", segment(server), segment(client))).await
+    }
+
+    /// Issues a refresh token without a sign-in, as a person would have got it in a browser.
+    pub async fn add_refresh_token(&self, server: &str, seed: &OAuthRefreshTokenSeed) -> Reply<OAuthRefreshToken> {
+        self.post(&format!("/servers/{}/refresh_tokens", segment(server)), seed).await
     }
 
     /// Takes back an access token, a refresh token with its whole family, or a family named by its id.

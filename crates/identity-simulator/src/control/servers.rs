@@ -2,8 +2,8 @@
 
 use super::{Reply, World};
 use crate::model::{
-    AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed,
-    OidcSettings, TokenRequest, User, VerifyApplication, VerifyApplicationSeed,
+    AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthRefreshTokenSeed, OAuthServer, OAuthToken,
+    OidcServerSeed, OidcSettings, TokenRequest, User, VerifyApplication, VerifyApplicationSeed,
 };
 use crate::shared::Shared;
 use axum::extract::Path;
@@ -22,6 +22,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/servers/{server}/clients/{id}", patch(edit_client).delete(remove_client))
         .route("/servers/{server}/clients/{id}/tokens", get(tokens))
         .route("/servers/{server}/clients/{id}/refresh_tokens", get(refresh_tokens))
+        .route("/servers/{server}/refresh_tokens", post(add_refresh_token))
         .route("/servers/{server}/revoke", post(revoke))
         .route("/verify/applications", post(add_verify_application))
         .route("/token_requests/{tenant}/{id}", get(token_request))
@@ -69,6 +70,10 @@ async fn tokens(shared: World, Path((server, id)): Path<(String, String)>) -> Re
 
 async fn refresh_tokens(shared: World, Path((server, id)): Path<(String, String)>) -> Reply<Vec<OAuthRefreshToken>> {
     Ok(Json(shared.look(|world| world.oauth_refresh_tokens(&server, &id))?))
+}
+
+async fn add_refresh_token(shared: World, Path(server): Path<String>, Json(seed): Json<OAuthRefreshTokenSeed>) -> Reply<OAuthRefreshToken> {
+    Ok(Json(shared.change(|world| world.seed_refresh_token(&server, seed))?))
 }
 
 /// The body is the token or the family, so that neither stands in a path.

@@ -203,6 +203,8 @@ pub(crate) struct TokenBook {
     pub(crate) refresh_tokens: BTreeMap<String, OAuthRefreshToken>,
     /// When each `jti` that was used may be forgotten, by issuer and `jti`.
     pub(crate) assertions: HashMap<(String, String), i64>,
+    /// How many of them there may be before those that are over are forgotten.
+    assertions_kept: usize,
 }
 
 impl TokenBook {
@@ -238,7 +240,10 @@ impl TokenBook {
 
     /// Takes a `jti` in that nobody used before.
     pub(crate) fn use_assertion(&mut self, issuer: &str, id: &str, expires: i64, now: i64) -> bool {
-        self.assertions.retain(|_, expires| *expires > now);
+        if self.assertions.len() >= self.assertions_kept {
+            self.assertions.retain(|_, expires| *expires > now);
+            self.assertions_kept = 2 * self.assertions.len() + 1024;
+        }
         self.assertions.insert((issuer.to_owned(), id.to_owned()), expires).is_none()
     }
 }
@@ -293,6 +298,24 @@ pub struct OAuthRefreshToken {
     pub revoked: bool,
     /// Position in the order of issue.
     pub sequence: u64,
+}
+
+/// A refresh token to issue without a sign-in: the first of a family.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OAuthRefreshTokenSeed {
+    /// Must carry a mark of [`crate::canaries`]; made up when absent.
+    pub token: Option<String>,
+    /// The client that may use it.
+    pub client_id: String,
+    /// For whom it speaks: the id of a user, or any text.
+    pub subject: String,
+    /// Its scopes, with spaces between.
+    pub scope: String,
+    /// Its audiences and resources.
+    pub targets: Vec<String>,
+    /// Its life in seconds; none when it lives on.
+    pub expires_in: Option<i64>,
 }
 
 /// The last token request that named a client, with its credentials.
@@ -370,7 +393,7 @@ pub struct OidcSettings {
     pub invalid_client_challenge: bool,
     /// What a request without `audience` and `resource` is told.
     pub missing_target: MissingTarget,
-    /// Whether grants of users bring a refresh token.
+    /// Whether the password grant brings a refresh token.
     pub refresh_tokens: bool,
     /// Life of refresh tokens in seconds, 0 for ever.
     pub refresh_expires_in: i64,

@@ -1,10 +1,7 @@
 //! What the authorization servers have in common: forms, and how a client says who it is.
 
 use super::Request;
-use crate::canary;
-use crate::model::{
-    BasicSpelling, ClientAuthentication, OAuthClient, OAuthRefreshToken, OAuthServer, OAuthToken, SecretKind, VerificationKey,
-};
+use crate::model::{BasicSpelling, ClientAuthentication, OAuthClient, OAuthServer, OAuthToken, SecretKind, VerificationKey};
 use crate::signing::{Jws, PublicKey};
 use crate::world::World;
 use percent_encoding::percent_decode_str;
@@ -181,16 +178,4 @@ pub(super) fn note_token(world: &mut World, server: &str, token: OAuthToken) {
     if let Some(server) = world.servers.get_mut(server) {
         server.book.add(token);
     }
-}
-
-/// Makes a refresh token like another one, under a new text, and notes it.
-pub(super) fn add_refresh_token(world: &mut World, server: &str, like: &OAuthRefreshToken) -> String {
-    let sequence = world.servers.get(server).map_or(0, |server| server.book.refresh_tokens.len() as u64);
-    let token = OAuthRefreshToken { token: canary::api_key(), spent: false, revoked: false, sequence, ..like.clone() };
-    world.note_secret(SecretKind::RefreshToken, &token.token);
-    let text = token.token.clone();
-    if let Some(server) = world.servers.get_mut(server) {
-        server.book.refresh_tokens.insert(text.clone(), token);
-    }
-    text
 }

@@ -309,7 +309,8 @@ impl Call<'_> {
 
     fn user_grant(&mut self, form: &Form, client: OAuthClient, grant: &'static str, subject: String, user: Option<User>) -> Reply {
         let (scopes, targets) = (self.scopes(form, &client)?, self.targets(form, &client)?);
-        if !self.settings.refresh_tokens {
+        // Who has an assertion gets no refresh token (RFC 7521, 4.1).
+        if grant != "password" || !self.settings.refresh_tokens {
             return self.issue(Grant { client, grant, subject, user, scopes, targets, family: None }, None);
         }
         let family = uuid::Uuid::new_v4().to_string();
@@ -326,7 +327,7 @@ impl Call<'_> {
             revoked: false,
             sequence: 0,
         };
-        let refresh = oauth::add_refresh_token(self.world, &self.id, &refresh);
+        let refresh = self.world.add_refresh_token(&self.id, refresh);
         self.issue(Grant { client, grant, subject, user, scopes, targets, family: Some(family) }, Some(refresh))
     }
 
@@ -355,8 +356,8 @@ impl Call<'_> {
             if let Some(spent) = book.refresh_tokens.get_mut(text) {
                 spent.spent = true;
             }
-            let like = OAuthRefreshToken { issued: now, ..token.clone() };
-            Some(oauth::add_refresh_token(self.world, &self.id, &like))
+            let like = OAuthRefreshToken { token: String::new(), issued: now, ..token.clone() };
+            Some(self.world.add_refresh_token(&self.id, like))
         } else {
             None
         };

@@ -3,8 +3,9 @@
 use super::{SeedError, World, marked, or_uuid};
 use crate::canary;
 use crate::model::{
-    AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthServer, OAuthToken, OidcServerSeed,
-    OidcSettings, SecretKind, TokenBook, TokenRequest, User, VERIFY, VerificationKey, VerifyApplication, VerifyApplicationSeed,
+    AssertionIssuer, OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthRefreshTokenSeed, OAuthServer, OAuthToken,
+    OidcServerSeed, OidcSettings, SecretKind, TokenBook, TokenRequest, User, VERIFY, VerificationKey, VerifyApplication,
+    VerifyApplicationSeed,
 };
 use crate::services::{Request, public_key};
 use http::header::AUTHORIZATION;
@@ -150,6 +151,45 @@ impl World {
         }
         self.server_mut(server)?.assertion_issuers = issuers;
         Ok(())
+    }
+
+    /// Takes a refresh token in, under a text that is made up when it has none. The answer is the text.
+    pub(crate) fn add_refresh_token(&mut self, server: &str, token: OAuthRefreshToken) -> String {
+        let text = if token.token.is_empty() { canary::api_key() } else { token.token.clone() };
+        self.note_secret(SecretKind::RefreshToken, &text);
+        if let Some(server) = self.servers.get_mut(server) {
+            let tokens = &mut server.book.refresh_tokens;
+            let sequence = tokens.len() as u64;
+            tokens.insert(text.clone(), OAuthRefreshToken { token: text.clone(), sequence, ..token });
+        }
+        text
+    }
+
+    pub(crate) fn seed_refresh_token(&mut self, server: &str, seed: OAuthRefreshTokenSeed) -> Result<OAuthRefreshToken, SeedError> {
+        let now = self.now();
+        let clients = &self.server_mut(server)?.clients;
+        if !clients.contains_key(&seed.client_id) {
+            return Err(SeedError::Absent(format!("client {}", seed.client_id)));
+        }
+        let token = OAuthRefreshToken {
+            token: seed.token.map(|token| marked(&token, "refresh token")).transpose()?.unwrap_or_default(),
+            family: or_uuid(""),
+            client_id: seed.client_id,
+            subject: seed.subject,
+            scope: seed.scope,
+            targets: seed.targets,
+            issued: now,
+            expires: seed.expires_in.map(|life| now.saturating_add(life)),
+            spent: false,
+            revoked: false,
+            sequence: 0,
+        };
+        if self.server_mut(server)?.book.refresh_tokens.contains_key(&token.token) {
+            return Err(SeedError::Exists("the refresh token".to_owned()));
+        }
+        let text = self.add_refresh_token(server, token);
+        let found = self.server_mut(server)?.book.refresh_tokens.get(&text).cloned();
+        found.ok_or_else(|| SeedError::Absent("such refresh token".to_owned()))
     }
 
     /// In the order of issue.

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 pub(crate) struct ClientKey {
     pair: KeyPair,
     algorithm: Algorithm,
+    id: Option<String>,
 }
 
 impl ClientKey {
@@ -24,11 +25,16 @@ impl ClientKey {
                 KeyPair::from_pem(pem).expect("a key")
             }
         };
-        Self { pair, algorithm }
+        Self { pair, algorithm, id: None }
+    }
+
+    /// Names itself in what it signs.
+    pub(crate) fn named(self, id: &str) -> Self {
+        Self { id: Some(id.to_owned()), ..self }
     }
 
     pub(crate) fn public(&self) -> VerificationKey {
-        VerificationKey { pem: Some(self.pair.public_key_pem()), ..VerificationKey::default() }
+        VerificationKey { key_id: self.id.clone(), pem: Some(self.pair.public_key_pem()), jwk: None }
     }
 
     /// A key of the curve as an entry of a key set.
@@ -44,7 +50,8 @@ impl ClientKey {
             Algorithm::ES256 => EncodingKey::from_ec_pem(pem.as_bytes()),
             _ => EncodingKey::from_rsa_pem(pem.as_bytes()),
         };
-        jsonwebtoken::encode(&Header::new(self.algorithm), claims, &key.expect("a key")).expect("signed")
+        let header = Header { kid: self.id.clone(), ..Header::new(self.algorithm) };
+        jsonwebtoken::encode(&header, claims, &key.expect("a key")).expect("signed")
     }
 }
 

@@ -4,8 +4,8 @@ use crate::keys::{ClientKey, claims};
 use crate::world::{Answered, client, send, verified};
 use identity_simulator::{
     Action, AssertionIssuer, BasicSpelling, ClientAuthentication, Control, DiscoveryPlace, Framing, LifetimeAnswer, MissingTarget,
-    OAuthClientEdit, OAuthClientSeed, OidcServerSeed, OidcSettings, Options, Rule, Settings, SigningAlgorithm, Simulator, TokenForm, User,
-    VERIFY, When, is_marked,
+    OAuthClientEdit, OAuthClientSeed, OAuthRefreshTokenSeed, OidcServerSeed, OidcSettings, Options, Rule, Settings, SigningAlgorithm,
+    Simulator, TokenForm, User, VERIFY, VerificationKey, When, is_marked,
 };
 use jsonwebtoken::Algorithm;
 use reqwest::{Client, RequestBuilder};
@@ -184,6 +184,62 @@ async fn an_assertion_of_the_client_is_taken_once_if_its_claims_and_signature_ar
 }
 
 #[tokio::test]
+async fn a_key_is_replaced_by_its_name_while_both_are_known() {
+    let server = Server::new().await;
+    let (old, new) = (ClientKey::new(Algorithm::ES256).named("old"), ClientKey::new(Algorithm::ES256).named("new"));
+    let seed = OAuthClientSeed {
+        client_id: "signer".to_owned(),
+        public_keys: vec![old.public(), VerificationKey { key_id: Some("new".to_owned()), pem: None, jwk: Some(new.jwk()) }],
+        ..OAuthClientSeed::default()
+    };
+    server.control.add_oauth_client(SERVER, &seed).await.expect("added");
+    let request = async |key: &ClientKey| {
+        let assertion = key.sign(&claims("signer", "signer", server.issuer()));
+        let form =
+            [("grant_type", "client_credentials"), ("client_assertion_type", ASSERTION_TYPE), ("client_assertion", assertion.as_str())];
+        send(server.post("token").form(&form)).await.status.as_u16()
+    };
+    assert_eq!((request(&old).await, request(&new).await), (200, 200));
+    let only_new = OAuthClientEdit { public_keys: Some(vec![new.public()]), ..OAuthClientEdit::default() };
+    server.control.edit_oauth_client(SERVER, "signer", &only_new).await.expect("edited");
+    let renamed = old.named("new");
+    assert_eq!((request(&renamed).await, request(&new).await), (401, 200));
+    assert_eq!(request(&new.named("other")).await, 401, "a key under another name");
+    let useless = VerificationKey { pem: Some("nonsense".to_owned()), ..VerificationKey::default() };
+    let edit = OAuthClientEdit { public_keys: Some(vec![useless]), ..OAuthClientEdit::default() };
+    assert!(server.control.edit_oauth_client(SERVER, "signer", &edit).await.is_err());
+}
+
+#[tokio::test]
+async fn a_refresh_token_from_elsewhere_works_until_it_is_over_and_only_for_its_client() {
+    let server = Server::new().await;
+    let seed = OAuthRefreshTokenSeed {
+        token: Some("cafec0de-from-a-browser".to_owned()),
+        client_id: CLIENT.to_owned(),
+        subject: "subject-of-ann".to_owned(),
+        scope: "read".to_owned(),
+        expires_in: Some(60),
+        ..OAuthRefreshTokenSeed::default()
+    };
+    server.control.add_refresh_token(SERVER, &seed).await.expect("added");
+    server
+        .control
+        .add_oauth_client(SERVER, &OAuthClientSeed { client_id: "thief".to_owned(), ..OAuthClientSeed::default() })
+        .await
+        .expect("added");
+    let secret = server.control.oauth_server(SERVER).await.expect("a server").clients["thief"].secret.clone();
+    let form = [("grant_type", "refresh_token"), ("refresh_token", "cafec0de-from-a-browser")];
+    let stolen = send(server.post("token").basic_auth("thief", secret).form(&form)).await;
+    assert_eq!(stolen.json()["error"], json!("invalid_grant"));
+    let body = server.token(&form).await.json();
+    assert_eq!(body["scope"], json!("read"));
+    let later = Settings { clock_offset_seconds: 61, ..Settings::default() };
+    server.control.set_settings(&later).await.expect("set");
+    assert_eq!(server.refresh(text(&body["refresh_token"])).await.json()["error"], json!("invalid_grant"));
+    assert!(server.control.add_refresh_token(SERVER, &OAuthRefreshTokenSeed { client_id: "nobody".to_owned(), ..seed }).await.is_err());
+}
+
+#[tokio::test]
 async fn a_refresh_token_works_once_and_its_reuse_may_revoke_the_family() {
     let server = Server::new().await;
     let body = server.token(SIGN_IN).await.json();
@@ -259,7 +315,7 @@ async fn an_assertion_of_a_trusted_issuer_brings_a_users_tokens_once() {
     let body = request(&good).await.json();
     let (_, access) = verified(text(&body["access_token"]), &server.keys().await);
     assert_eq!(access["sub"], json!("bob"));
-    assert!(body["id_token"].is_string());
+    assert!(body["id_token"].is_string() && body.get("refresh_token").is_none());
     for (assertion, reason) in [
         (good, "a second time"),
         (key.sign(&claims("https://people.test", "eve", server.issuer())), "for another subject"),
