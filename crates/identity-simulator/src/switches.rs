@@ -87,6 +87,14 @@ macro_rules! switches {
                     ), )+ )+
                 ]
             }
+
+            /// The default, then the variants of those switches whose names begin like this: those of one service.
+            #[must_use]
+            pub fn positions_of(beginning: &str) -> Vec<(&'static str, Switches)> {
+                let mut positions = Self::positions();
+                positions.retain(|(name, _)| *name == "default" || name.starts_with(beginning));
+                positions
+            }
         }
     };
 }
@@ -649,6 +657,13 @@ mod tests {
         for (index, (_, one)) in positions.iter().enumerate() {
             assert!(positions[index + 1..].iter().all(|(_, other)| other != one));
         }
+    }
+
+    #[test]
+    fn the_positions_of_a_service_are_those_of_its_switches() {
+        let positions = Switches::positions_of("secure_auth_date");
+        let names: Vec<&str> = positions.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["default", "secure_auth_date=Number"]);
     }
 
     #[test]

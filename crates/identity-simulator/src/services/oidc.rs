@@ -61,7 +61,8 @@ pub(super) fn handle(world: &mut World, request: &Request, route: &Route) -> Ans
         "oidc.revoke" => call.revoke(),
         "oidc.jwks" => call.key_set(),
         "oidc.wrong_method" => {
-            let allowed = if request.method == Method::POST { "GET" } else { "POST" };
+            let takes_forms = ["/token", "/introspect", "/revoke"].iter().any(|end| request.path.trim_end_matches('/').ends_with(end));
+            let allowed = if takes_forms { "POST" } else { "GET" };
             return Answer::empty(StatusCode::METHOD_NOT_ALLOWED).header(ALLOW, allowed);
         }
         _ => return Answer::empty(StatusCode::NOT_FOUND),

@@ -199,3 +199,25 @@ async fn a_regenerated_pair_is_later_and_ends_or_leaves_the_old_one_as_switched(
         assert_eq!(store.status_of(pair).await, 401);
     }
 }
+
+#[tokio::test]
+async fn the_newest_pair_is_found_and_works_in_every_position() {
+    for (position, switches) in Switches::positions_of("secure_auth_") {
+        let store = Store::new().await;
+        store.switch(switches).await;
+        let token = async |pair: &SecureAuthCredential| {
+            let mut answer = store.token_call(Method::POST, "default", pair).await;
+            if answer.status == 405 {
+                answer = store.token_call(Method::GET, "default", pair).await;
+            }
+            answer.json()["access_token"].as_str().unwrap_or_else(|| panic!("{position}: {}", answer.text)).to_owned()
+        };
+        let first = token(&store.pair).await;
+        assert_eq!(store.credentials(&first).await.len(), 1, "{position}");
+        let new = store.control.regenerate_secure_auth(USER).await.expect("regenerated");
+        let listed = store.credentials(&token(&new).await).await;
+        let date = |entry: &Value| entry["date"].as_str().map_or(entry["date"].as_u64(), |text| text.parse().ok());
+        let newest = listed.iter().max_by_key(|entry| date(entry)).expect("an entry");
+        assert_eq!(newest["clientSecret"], json!(new.client_secret), "{position}");
+    }
+}

@@ -282,3 +282,27 @@ async fn api_clients_show_secrets_only_to_who_may_manage_them() {
     verify.control.set_switches(&bare).await.expect("set");
     assert!(verify.get("/v1.0/apiclients", &token).await.json().is_array());
 }
+
+#[tokio::test]
+async fn from_discovery_to_an_administrators_read_in_every_position() {
+    for (position, switches) in Switches::positions_of("verify_") {
+        let verify = Verify::with(switches).await;
+        let mut body = None;
+        for path in PATHS {
+            let document = send(verify.client.get(verify.url(&format!("{path}/.well-known/openid-configuration")))).await;
+            if document.status == 404 {
+                continue;
+            }
+            let endpoint = document.json()["token_endpoint"].as_str().expect("an endpoint").to_owned();
+            let request = verify.client.post(endpoint).basic_auth(CLIENT, Some(SECRET));
+            let answer = send(request.form(&[("grant_type", "client_credentials"), ("scope", "openid")])).await;
+            assert_eq!(answer.status, 200, "{position}: {}", answer.text);
+            body = Some(answer.json());
+            break;
+        }
+        let body = body.unwrap_or_else(|| panic!("{position}: there is no discovery"));
+        let token = body["access_token"].as_str().expect("a token");
+        assert_eq!((&body["expires_in"], is_marked(token)), (&json!(7200), true), "{position}");
+        assert_eq!(verify.get("/v1.0/applications", token).await.status, 200, "{position}");
+    }
+}
