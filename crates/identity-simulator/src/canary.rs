@@ -3,7 +3,8 @@
 //! | value | mark |
 //! |---|---|
 //! | client secret | Base64 of a UUID that begins with `cafec0de-`: the text begins with `Y2FmZWMwZGUt` |
-//! | API key, refresh token | begins with `cafec0de-` |
+//! | API key, refresh token, opaque token | begins with `cafec0de-` |
+//! | opaque token of Verify | begins with `Y2FmZWMwZGUt` |
 //! | token (JWT) | its first claim is `jti`, which begins with `cafec0de-`: the second part begins with `eyJqdGkiOiJjYWZlYzBk` |
 //! | seeded value | contains one of these marks, or seeding is refused |
 //!
@@ -71,6 +72,20 @@ pub(crate) fn api_key() -> String {
     format!("{PLAIN}{}", &random[..44 - PLAIN.len()])
 }
 
+fn random_digits() -> String {
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
+}
+
+/// An opaque token of 40 letters and digits (Verify 3.2, legacy).
+pub(crate) fn alphanumeric_token() -> String {
+    format!("{CLIENT_SECRET}{}", &random_digits()[..40 - CLIENT_SECRET.len()])
+}
+
+/// An opaque token of three parts with dots between (Verify 3.2).
+pub(crate) fn dotted_token() -> String {
+    format!("{CLIENT_SECRET}{}.{}.{}", &random_digits()[..32], random_digits(), &random_digits()[..43])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +96,9 @@ mod tests {
         assert_eq!(client_secret().len(), 48);
         assert!(api_key().starts_with(PLAIN));
         assert_eq!(api_key().len(), 44);
+        assert!(is_marked(&alphanumeric_token()) && alphanumeric_token().chars().all(char::is_alphanumeric));
+        assert_eq!(alphanumeric_token().len(), 40);
+        assert!(is_marked(&dotted_token()) && dotted_token().split('.').count() == 3);
         assert_eq!(BASE64_STANDARD.encode(PLAIN), CLIENT_SECRET);
         assert_eq!(BASE64_URL_SAFE_NO_PAD.encode(r#"{"jti":"cafec0d"#), TOKEN);
     }

@@ -1,11 +1,14 @@
 //! The client of the control API, for a simulator in this process or in another one.
 
+mod secure_auth;
+mod servers;
+
 use crate::control::{CallWait, FaultWait};
 use crate::fault::{FaultReport, Rule};
 use crate::journal::{Call, Counts};
 use crate::model::{
-    ApiKey, Application, ApplicationEdit, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed, SecretValue, Seed, Settings,
-    StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
+    ApiKey, Application, ApplicationEdit, ApplicationSeed, CustomIdentityProvider, KeyEdit, KeySeed, Noted, Profile, ProfileEdit,
+    ProfileSeed, Role, RoleSeed, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
 };
 use crate::switches::Switches;
 use axum::body::Bytes;
@@ -231,6 +234,31 @@ impl Control {
     /// Adds a user, or replaces the one of that name.
     pub async fn add_user(&self, tenant: &str, user: &User) -> Reply<User> {
         self.post(&format!("/tenants/{tenant}/users"), user).await
+    }
+
+    /// Replaces whose assertions a tenant's `jwt-bearer` grant takes.
+    pub async fn set_custom_identity_provider(&self, tenant: &str, provider: &CustomIdentityProvider) -> Reply<()> {
+        self.call(Method::PUT, &format!("/tenants/{tenant}/custom_identity_provider"), provider).await
+    }
+
+    /// All trusted profiles.
+    pub async fn profiles(&self) -> Reply<Vec<Profile>> {
+        self.get("/profiles").await
+    }
+
+    /// Creates a trusted profile.
+    pub async fn add_profile(&self, seed: &ProfileSeed) -> Reply<Profile> {
+        self.post("/profiles", seed).await
+    }
+
+    /// Changes who may assume a trusted profile and what it may do, hides it, or changes the life of its tokens.
+    pub async fn edit_profile(&self, id: &str, edit: &ProfileEdit) -> Reply<Profile> {
+        self.call(Method::PATCH, &format!("/profiles/{id}"), edit).await
+    }
+
+    /// Deletes a trusted profile. Its tokens live on.
+    pub async fn remove_profile(&self, id: &str) -> Reply<()> {
+        self.delete(&format!("/profiles/{id}")).await
     }
 
     /// All API keys.

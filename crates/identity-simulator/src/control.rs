@@ -1,17 +1,20 @@
 //! The control API: JSON over plain HTTP on the loopback interface. [`crate::Control`] is its client.
 
+mod secure_auth;
+mod servers;
+
 use crate::fault::{FaultReport, Rule};
 use crate::journal::{Call, Counts};
 use crate::model::{
-    ApiKey, Application, ApplicationEdit, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed, SecretValue, Seed, Settings,
-    StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
+    ApiKey, Application, ApplicationEdit, ApplicationSeed, CustomIdentityProvider, KeyEdit, KeySeed, Noted, Profile, ProfileEdit,
+    ProfileSeed, Role, RoleSeed, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
 };
 use crate::shared::Shared;
 use crate::switches::Switches;
 use crate::world::SeedError;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -113,7 +116,7 @@ struct Failure(StatusCode, String);
 impl From<SeedError> for Failure {
     fn from(error: SeedError) -> Self {
         let status = match error {
-            SeedError::Unmarked(_) => StatusCode::BAD_REQUEST,
+            SeedError::Unmarked(_) | SeedError::Unusable(_) => StatusCode::BAD_REQUEST,
             SeedError::Exists(_) => StatusCode::CONFLICT,
             SeedError::Absent(_) => StatusCode::NOT_FOUND,
         };
@@ -149,6 +152,9 @@ pub(crate) fn router(shared: Arc<Shared>, ca_pem: String) -> Router {
         .route("/tenants/{tenant}/redirect_uris", get(redirect_uris).put(set_redirect_uris))
         .route("/tenants/{tenant}/tokens", get(tokens).put(set_tokens))
         .route("/tenants/{tenant}/users", post(add_user))
+        .route("/tenants/{tenant}/custom_identity_provider", put(set_custom_identity_provider))
+        .route("/profiles", get(profiles).post(add_profile))
+        .route("/profiles/{id}", patch(edit_profile).delete(remove_profile))
         .route("/keys", get(keys).post(add_key))
         .route("/keys/{id}", patch(edit_key).delete(remove_key))
         .route("/calls", get(calls))
@@ -161,6 +167,8 @@ pub(crate) fn router(shared: Arc<Shared>, ca_pem: String) -> Router {
         .route("/faults/{id}/release", post(release_fault))
         .route("/secrets", get(secrets))
         .route("/noted", get(noted).delete(clear_noted))
+        .merge(servers::router())
+        .merge(secure_auth::router())
         .with_state(shared)
 }
 
@@ -276,6 +284,30 @@ async fn set_tokens(shared: World, Path(tenant): Path<String>, Json(tokens): Jso
 
 async fn add_user(shared: World, Path(tenant): Path<String>, Json(user): Json<User>) -> Reply<User> {
     Ok(Json(shared.change(|world| world.add_user(&tenant, user))?))
+}
+
+async fn set_custom_identity_provider(
+    shared: World,
+    Path(tenant): Path<String>,
+    Json(provider): Json<CustomIdentityProvider>,
+) -> Reply<()> {
+    Ok(Json(shared.change(|world| world.set_custom_identity_provider(&tenant, provider))?))
+}
+
+async fn profiles(shared: World) -> Json<Vec<Profile>> {
+    Json(shared.look(|world| world.profiles.values().cloned().collect()))
+}
+
+async fn add_profile(shared: World, Json(seed): Json<ProfileSeed>) -> Reply<Profile> {
+    Ok(Json(shared.change(|world| world.add_profile(seed))?))
+}
+
+async fn edit_profile(shared: World, Path(id): Path<String>, Json(edit): Json<ProfileEdit>) -> Reply<Profile> {
+    Ok(Json(shared.change(|world| world.edit_profile(&id, edit))?))
+}
+
+async fn remove_profile(shared: World, Path(id): Path<String>) -> Reply<()> {
+    Ok(Json(shared.change(|world| world.remove_profile(&id))?))
 }
 
 async fn keys(shared: World) -> Json<Vec<ApiKey>> {

@@ -1,7 +1,8 @@
 //! Speaks the wire formats of the identity services, for tests and the demo.
 //!
-//! [`Simulator::start`] opens one HTTPS listener for each host of the real world (IAM, and App ID once per region), a few with bad
-//! certificates, two that note credentials which should not have come, and the control API. State is in memory. What the services'
+//! [`Simulator::start`] opens one HTTPS listener for each host of the real world (IAM, App ID once per region, Verify, the SecureAuth
+//! identity store, generic OAuth 2.0 servers and a second host of theirs), a few with bad certificates, two that note credentials which
+//! should not have come, and the control API. State is in memory. What the services'
 //! documents leave open is a position of [`Switches`]; what goes wrong in networks is a [`Rule`] with an [`Action`]; everything that was
 //! called stands in the journal; every secret value carries a mark ([`canaries`]).
 //!
@@ -50,9 +51,13 @@ pub use control::{CallStage, CallWait, FaultStage, FaultWait};
 pub use fault::{Action, FaultReport, Framing, LateAnswer, Rule, Until, When};
 pub use journal::{Call, Count, Counts};
 pub use model::{
-    Access, AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Lifetime, Noted,
-    OptionalLifetime, Role, RoleSeed, SecretKind, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls,
-    User,
+    Access, AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, AssertionIssuer, BasicSpelling,
+    ClientAuthentication, CustomIdentityProvider, DiscoveryPlace, KeyEdit, KeySeed, Lifetime, LifetimeAnswer, MissingTarget, Noted,
+    OAuthClient, OAuthClientEdit, OAuthClientSeed, OAuthRefreshToken, OAuthRefreshTokenSeed, OAuthServer, OAuthToken, OidcServerSeed,
+    OidcSettings, OptionalLifetime, Profile, ProfileEdit, ProfileSeed, Role, RoleSeed, SecretKind, SecretValue, SecureAuthCredential,
+    SecureAuthToken, SecureAuthUser, SecureAuthUserEdit, SecureAuthUserSeed, Seed, ServiceAccount, Settings, SigningAlgorithm, StateReport,
+    Tenant, TenantSeed, TokenConfiguration, TokenForm, TokenRequest, Urls, User, VERIFY, VerificationKey, VerifyApplication,
+    VerifyApplicationSeed,
 };
 pub use signing::SigningError;
 pub use simulator::{Options, Simulator, StartError};

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Simulates IBM Cloud IAM and App ID on this machine.
+/// Simulates IBM Cloud IAM, App ID, Verify, SecureAuth identity stores and generic OAuth 2.0 servers on this machine.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -30,7 +30,7 @@ struct Arguments {
     /// Write the certificate of the generated authority to this file
     #[arg(long)]
     ca_out: Option<PathBuf>,
-    /// Tenants, keys, switches and settings to start with (JSON or YAML)
+    /// Tenants, keys, servers, clients, users, switches and settings to start with (JSON or YAML)
     #[arg(long)]
     seed: Option<PathBuf>,
     /// End when standard input is closed, so that no process is left when the parent is killed

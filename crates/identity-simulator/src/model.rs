@@ -1,5 +1,21 @@
 //! What the simulator keeps, in the form in which the control API seeds and shows it.
 
+mod oauth;
+mod profile;
+mod secure_auth;
+mod verify;
+
+pub(crate) use oauth::TokenBook;
+pub use oauth::{
+    AssertionIssuer, BasicSpelling, ClientAuthentication, DiscoveryPlace, LifetimeAnswer, MissingTarget, OAuthClient, OAuthClientEdit,
+    OAuthClientSeed, OAuthRefreshToken, OAuthRefreshTokenSeed, OAuthServer, OAuthToken, OidcServerSeed, OidcSettings, SigningAlgorithm,
+    TokenForm, TokenRequest, VERIFY, VerificationKey,
+};
+pub use profile::{Profile, ProfileEdit, ProfileSeed, ServiceAccount};
+pub(crate) use secure_auth::SecureAuth;
+pub use secure_auth::{SecureAuthCredential, SecureAuthToken, SecureAuthUser, SecureAuthUserEdit, SecureAuthUserSeed};
+pub use verify::{VerifyApplication, VerifyApplicationSeed};
+
 use crate::switches::Switches;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +31,16 @@ pub struct Seed {
     pub tenants: Vec<TenantSeed>,
     /// IAM API keys.
     pub keys: Vec<KeySeed>,
+    /// IAM trusted profiles.
+    pub profiles: Vec<ProfileSeed>,
+    /// Generic OAuth 2.0 servers.
+    pub oidc: Vec<OidcServerSeed>,
+    /// API clients of Verify.
+    pub verify_clients: Vec<OAuthClientSeed>,
+    /// Users of SecureAuth identity stores.
+    pub secure_auth: Vec<SecureAuthUserSeed>,
+    /// Applications of Verify.
+    pub verify_applications: Vec<VerifyApplicationSeed>,
     /// Replaces all switches when given.
     pub switches: Option<Switches>,
     /// Replaces all settings when given.
@@ -39,6 +65,18 @@ pub struct TenantSeed {
     pub redirect_uris: Option<Map<String, Value>>,
     /// The client that a service credential of the instance brings along (App ID 8.1).
     pub service_credential: Option<ApplicationSeed>,
+    /// Whose assertions the `jwt-bearer` grant takes; nobody's when absent.
+    pub custom_identity_provider: Option<CustomIdentityProvider>,
+}
+
+/// The custom identity provider of a tenant (App ID 5.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CustomIdentityProvider {
+    /// Whether its assertions are taken.
+    pub active: bool,
+    /// Its public key as PEM: RSA of 2048 bits and more.
+    pub public_key: String,
 }
 
 /// An application to create without a call of the service.
@@ -107,6 +145,8 @@ pub struct Tenant {
     pub tokens: TokenConfiguration,
     /// The client of the service credential.
     pub service_credential: Option<Application>,
+    /// Whose assertions the `jwt-bearer` grant takes.
+    pub custom_identity_provider: Option<CustomIdentityProvider>,
     /// When each user tried to sign in, for the limit of App ID 7.2.
     #[serde(skip)]
     pub(crate) sign_ins: BTreeMap<String, Vec<std::time::Instant>>,
@@ -394,6 +434,12 @@ pub struct Settings {
     pub app_id_expires_in: i64,
     /// How far the services' clocks are ahead of ours, in `iat`, `exp` and in checks.
     pub clock_offset_seconds: i64,
+    /// What the services sign their tokens with.
+    pub signing: SigningAlgorithm,
+    /// Life of the identity store's tokens (SecureAuth 2: unknown).
+    pub secure_auth_expires_in: i64,
+    /// How long a regenerated credential goes on working where a switch says that it does for a time.
+    pub secure_auth_grace_milliseconds: u64,
 }
 
 impl Default for Settings {
@@ -412,6 +458,9 @@ impl Default for Settings {
             iam_expires_in: 3600,
             app_id_expires_in: 0,
             clock_offset_seconds: 0,
+            signing: SigningAlgorithm::Rs256,
+            secure_auth_expires_in: 3600,
+            secure_auth_grace_milliseconds: 60_000,
         }
     }
 }
@@ -431,8 +480,16 @@ pub struct StateReport {
     pub tenants: BTreeMap<String, Tenant>,
     /// By key id.
     pub keys: BTreeMap<String, ApiKey>,
+    /// Trusted profiles by id.
+    pub profiles: BTreeMap<String, Profile>,
     /// Rights by identity and tenant.
     pub rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
+    /// Authorization servers by id; Verify's is [`VERIFY`].
+    pub servers: BTreeMap<String, OAuthServer>,
+    /// Verify's applications, in the order in which they were made.
+    pub verify_applications: Vec<VerifyApplication>,
+    /// Users of SecureAuth identity stores, by id.
+    pub secure_auth: BTreeMap<String, SecureAuthUser>,
     /// Positions of the open questions.
     pub switches: Switches,
     /// Limits, lifetimes, speed.
@@ -483,6 +540,14 @@ pub struct Urls {
     pub expired: String,
     /// The same behind a certificate for another host name.
     pub wrong_host: String,
+    /// The generic OAuth 2.0 servers.
+    pub oidc: String,
+    /// Where a generic server's endpoints are that are not at the host of its issuer: another host name, where the simulator has two.
+    pub oidc_elsewhere: String,
+    /// IBM Verify.
+    pub verify: String,
+    /// SecureAuth Identity Store.
+    pub secure_auth: String,
 }
 
 /// A request that reached a noting listener.

@@ -5,7 +5,7 @@ use crate::client::Control;
 use crate::control;
 use crate::listener;
 use crate::model::{Seed, Urls};
-use crate::services::Listener;
+use crate::services::{Listener, TokenService};
 use crate::shared::Shared;
 use crate::signing::{SigningError, keys};
 use crate::world::{SeedError, World};
@@ -20,7 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the services listen. Port 0: free ports. Another port: that one for IAM, and those after it for the regions as given, `noted`,
-    /// `noted_plain`, `other_authority`, `expired`, `wrong_host`.
+    /// `noted_plain`, `other_authority`, `expired`, `wrong_host`, `oidc`, `oidc_elsewhere`, `verify`, `secure_auth`.
     pub listen: SocketAddr,
     /// Where the control API listens.
     pub control: SocketAddr,
@@ -139,6 +139,10 @@ impl Simulator {
         let (other_authority, other_authority_port) = sockets.next().await?;
         let (expired, expired_port) = sockets.next().await?;
         let (wrong_host, wrong_host_port) = sockets.next().await?;
+        let (oidc, oidc_port) = sockets.next().await?;
+        let (oidc_elsewhere, oidc_elsewhere_port) = sockets.next().await?;
+        let (verify, verify_port) = sockets.next().await?;
+        let (secure_auth, secure_auth_port) = sockets.next().await?;
         let (control_socket, control_port) = Sockets::bind(options.control).await?;
         let https = |port| url("https", &options.host, port);
         let urls = Urls {
@@ -150,6 +154,10 @@ impl Simulator {
             other_authority: https(other_authority_port),
             expired: https(expired_port),
             wrong_host: https(wrong_host_port),
+            oidc: https(oidc_port),
+            oidc_elsewhere: url("https", if options.host == "127.0.0.1" { "localhost" } else { &options.host }, oidc_elsewhere_port),
+            verify: https(verify_port),
+            secure_auth: https(secure_auth_port),
         };
 
         let mut world = World::new(urls.clone(), first.clone());
@@ -157,10 +165,10 @@ impl Simulator {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared::new(world, stop.clone()));
 
-        let listener = Listener { name: "iam".to_owned(), serves_iam: true, region: None };
+        let listener = Listener { name: "iam".to_owned(), service: None, serves_iam: true, region: None };
         listener::serve(&shared, iam, good.clone(), listener);
         for (region, socket) in regions {
-            let listener = Listener { name: region.clone(), serves_iam: false, region: Some(region) };
+            let listener = Listener { name: region.clone(), service: None, serves_iam: false, region: Some(region) };
             listener::serve(&shared, socket, good.clone(), listener);
         }
         for (name, socket, tls) in [
@@ -168,8 +176,17 @@ impl Simulator {
             ("expired", expired, authority.server(&hosts, Flaw::Expired)?),
             ("wrong_host", wrong_host, authority.server(&hosts, Flaw::WrongHost)?),
         ] {
-            let listener = Listener { name: name.to_owned(), serves_iam: true, region: Some(first.clone()) };
+            let listener = Listener { name: name.to_owned(), service: None, serves_iam: true, region: Some(first.clone()) };
             listener::serve(&shared, socket, tls, listener);
+        }
+        for (name, socket, service) in [
+            ("oidc", oidc, TokenService::Oidc),
+            ("oidc_elsewhere", oidc_elsewhere, TokenService::OidcElsewhere),
+            ("verify", verify, TokenService::Verify),
+            ("secure_auth", secure_auth, TokenService::SecureAuth),
+        ] {
+            let listener = Listener { name: name.to_owned(), service: Some(service), serves_iam: false, region: None };
+            listener::serve(&shared, socket, good.clone(), listener);
         }
         listener::serve_noting(&shared, noted, Some(good));
         listener::serve_noting(&shared, noted_plain, None);

@@ -87,6 +87,14 @@ macro_rules! switches {
                     ), )+ )+
                 ]
             }
+
+            /// The default, then the variants of those switches whose names begin like this: those of one service.
+            #[must_use]
+            pub fn positions_of(beginning: &str) -> Vec<(&'static str, Switches)> {
+                let mut positions = Self::positions();
+                positions.retain(|(name, _)| *name == "default" || name.starts_with(beginning));
+                positions
+            }
         }
     };
 }
@@ -453,6 +461,187 @@ switches! {
         /// The one issued before, with what is left of its life, until half of it is over.
         UntilHalfLife,
     }
+    /// Which of its three providers a tenant of Verify has (Verify 2); the paths of the others say 404.
+    verify_generations: VerifyGenerations {
+        /// All three.
+        All,
+        /// `/oauth2` alone.
+        Current,
+        /// `/oidc/endpoint/default` and `/v1.0/endpoint/default`.
+        Legacy,
+        /// `/v1.0/endpoint/default` alone.
+        Oldest,
+    }
+    /// Where Verify's discovery documents point (open point 18).
+    verify_discovered_endpoints: VerifyDiscoveredEndpoints {
+        /// To the provider that publishes them.
+        Own,
+        /// To `/oidc/endpoint/default`.
+        OpenId,
+        /// To `/v1.0/endpoint/default`.
+        Oldest,
+    }
+    /// Status of Verify's `invalid_client` (Verify 3.3: seen live; the OpenAPI lists no 401).
+    verify_invalid_client_status: VerifyInvalidClientStatus {
+        /// 401.
+        Unauthorized,
+        /// 400.
+        BadRequest,
+    }
+    /// `error` beside CSIAQ0197E, with status 400 (Verify 3.3: not stated).
+    verify_bad_signature: VerifyBadSignature {
+        /// `invalid_client`.
+        InvalidClient,
+        /// `invalid_request`.
+        InvalidRequest,
+    }
+    /// Status of Verify's `request_unauthorized` (open point 16).
+    verify_introspection_refusal: VerifyIntrospectionRefusal {
+        /// 401.
+        Unauthorized,
+        /// 400.
+        BadRequest,
+    }
+    /// The ID token of a client that asks Verify for `openid` (Verify 3.2: an example of 2018).
+    verify_id_token: VerifyIdToken {
+        /// With `alg` none.
+        Unsigned,
+        /// None at all.
+        Absent,
+    }
+    /// Where Verify's list of applications has `totalCount` (Verify 7.2: the schema has both).
+    verify_total_count: VerifyTotalCount {
+        /// At the top.
+        TopLevel,
+        /// In `_embedded`.
+        Embedded,
+        /// In both places.
+        Both,
+    }
+    /// How Verify's list of applications writes flags (Verify 7.2: schema and example differ).
+    verify_flags: VerifyFlags {
+        /// As booleans.
+        Boolean,
+        /// As strings.
+        Text,
+    }
+    /// Shape of Verify's list of API clients when no page is asked for (Verify 5.4).
+    verify_client_list: VerifyClientList {
+        /// `{"apiClients": …}`.
+        Wrapped,
+        /// The array.
+        Bare,
+    }
+    /// How Verify hides a secret from who may not see it (Verify 5.7, not stated).
+    verify_hidden_secret: VerifyHiddenSecret {
+        /// No such member.
+        Absent,
+        /// `null`.
+        Null,
+        /// Asterisks.
+        Masked,
+    }
+    /// `refresh_token` of a trusted profile's token (open point 10).
+    iam_profile_refresh_token: IamProfileRefreshToken {
+        /// No such field.
+        Absent,
+        /// The literal `not_supported`.
+        NotSupported,
+    }
+    /// What IAM says of a compute resource's token that is over or that no key of the cluster signed (IAM 1.5, unknown).
+    iam_bad_compute_token: IamBadComputeToken {
+        /// BXNIM0398E.
+        NotEligible,
+        /// BXNIM0401E.
+        Malformed,
+    }
+    /// By which method the identity store issues tokens (SecureAuth 2: samples POST, the documentation says GET).
+    secure_auth_token_method: SecureAuthTokenMethod {
+        /// POST and GET.
+        Both,
+        /// GET; POST answers 405.
+        Get,
+        /// POST; GET answers 405.
+        Post,
+    }
+    /// What the identity store answers to a token call (SecureAuth 2: only `access_token` is known).
+    secure_auth_token_answer: SecureAuthTokenAnswer {
+        /// `access_token` alone, opaque.
+        TokenAlone,
+        /// `token_type` and `expires_in`, too.
+        WithLifetime,
+        /// `access_token` alone, a JWT with `exp`.
+        Jwt,
+    }
+    /// Status of a wrong API credential (SecureAuth 5, unknown).
+    secure_auth_wrong_pair_status: SecureAuthWrongPairStatus {
+        /// 401.
+        Unauthorized,
+        /// 400.
+        BadRequest,
+    }
+    /// Status of `Access token is invalid` (SecureAuth 5, unknown).
+    secure_auth_invalid_token_status: SecureAuthInvalidTokenStatus {
+        /// 401.
+        Unauthorized,
+        /// 400.
+        BadRequest,
+        /// 403.
+        Forbidden,
+    }
+    /// Error bodies of the identity store (open point 21).
+    secure_auth_error_bodies: SecureAuthErrorBodies {
+        /// `{"message": …}`.
+        Message,
+        /// Plain text.
+        Text,
+    }
+    /// Status where the user is not of the store (SecureAuth 5, unknown).
+    secure_auth_wrong_store: SecureAuthWrongStore {
+        /// 403.
+        Forbidden,
+        /// 404.
+        NotFound,
+        /// 400.
+        BadRequest,
+    }
+    /// Where a user without the developer privilege is refused with 403 (SecureAuth 5, unknown).
+    secure_auth_missing_privilege: SecureAuthMissingPrivilege {
+        /// At Me, with a token.
+        AtMe,
+        /// At the token call already.
+        AtToken,
+    }
+    /// Whether GET Me goes on showing the old entry when credentials are generated again (SecureAuth 4, unknown).
+    secure_auth_regeneration: SecureAuthRegeneration {
+        /// It does: the new entry is added.
+        Appended,
+        /// It does not: the new entry replaces it.
+        Replaced,
+    }
+    /// What becomes of the old pair then (SecureAuth 4, unknown).
+    secure_auth_old_pair: SecureAuthOldPair {
+        /// It stops working.
+        EndsAtOnce,
+        /// It works for the time that the settings name.
+        EndsAfterGrace,
+        /// It goes on working.
+        Kept,
+    }
+    /// What becomes of the tokens then (SecureAuth 2, unknown).
+    secure_auth_old_tokens: SecureAuthOldTokens {
+        /// They live on.
+        LiveOn,
+        /// They are invalid.
+        End,
+    }
+    /// Form of the date of an API credential (SecureAuth 10, rule 5).
+    secure_auth_date: SecureAuthDate {
+        /// A string of digits.
+        Text,
+        /// A number.
+        Number,
+    }
 }
 
 #[cfg(test)]
@@ -468,6 +657,13 @@ mod tests {
         for (index, (_, one)) in positions.iter().enumerate() {
             assert!(positions[index + 1..].iter().all(|(_, other)| other != one));
         }
+    }
+
+    #[test]
+    fn the_positions_of_a_service_are_those_of_its_switches() {
+        let positions = Switches::positions_of("secure_auth_date");
+        let names: Vec<&str> = positions.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["default", "secure_auth_date=Number"]);
     }
 
     #[test]

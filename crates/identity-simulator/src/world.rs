@@ -1,13 +1,19 @@
 //! Everything the simulator knows, and what may be done to it behind the services' backs.
 
+mod profiles;
+mod secure_auth;
+mod servers;
+
 use crate::canary;
 use crate::fault::Faults;
 use crate::journal::Journal;
 use crate::limit::Meter;
 use crate::model::{
-    AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, KeyEdit, KeySeed, Noted, Role, RoleSeed,
-    SecretKind, SecretValue, Seed, Settings, StateReport, Tenant, TenantSeed, TokenConfiguration, Urls, User,
+    AccessRole, ApiKey, Application, ApplicationEdit, ApplicationKind, ApplicationSeed, CustomIdentityProvider, KeyEdit, KeySeed, Noted,
+    OAuthServer, Profile, Role, RoleSeed, SecretKind, SecretValue, SecureAuth, Seed, Settings, StateReport, Tenant, TenantSeed,
+    TokenConfiguration, TokenRequest, Urls, User, VERIFY, VerifyApplication,
 };
+use crate::signing::PublicKey;
 use crate::switches::{DeletedApplicationInRoles, Switches};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, json};
@@ -24,6 +30,16 @@ pub(crate) struct World {
     key_ids: HashMap<String, String>,
     /// Rights by identity and tenant. They outlive keys, because tokens do.
     pub(crate) rights: BTreeMap<String, BTreeMap<String, AccessRole>>,
+    /// Generic OAuth 2.0 servers by id, and Verify's.
+    pub(crate) servers: BTreeMap<String, OAuthServer>,
+    /// IAM trusted profiles.
+    pub(crate) profiles: BTreeMap<String, Profile>,
+    /// Identity stores.
+    pub(crate) secure_auth: SecureAuth,
+    /// Verify's applications.
+    pub(crate) verify_applications: Vec<VerifyApplication>,
+    /// The last token request of each client, by tenant and client.
+    token_requests: BTreeMap<(String, String), TokenRequest>,
     pub(crate) switches: Switches,
     pub(crate) settings: Settings,
     pub(crate) secrets: Vec<SecretValue>,
@@ -45,6 +61,9 @@ pub enum SeedError {
     /// There is no such thing.
     #[error("there is no {0}")]
     Absent(String),
+    /// Nobody could use it.
+    #[error("a seeded {0} is unusable")]
+    Unusable(&'static str),
 }
 
 const ACCOUNT: &str = "0123456789abcdef0123456789abcdef";
@@ -57,15 +76,25 @@ fn marked(value: &str, what: &'static str) -> Result<String, SeedError> {
     if canary::is_marked(value) { Ok(value.to_owned()) } else { Err(SeedError::Unmarked(what)) }
 }
 
+fn check_provider(provider: &CustomIdentityProvider) -> Result<(), SeedError> {
+    let is_usable = !provider.active || PublicKey::from_pem(&provider.public_key).is_some();
+    if is_usable { Ok(()) } else { Err(SeedError::Unusable("public key")) }
+}
+
 impl World {
     pub(crate) fn new(urls: Urls, first_region: String) -> Self {
-        Self {
+        let mut world = Self {
             urls,
             first_region,
             tenants: BTreeMap::new(),
             keys: BTreeMap::new(),
             key_ids: HashMap::new(),
             rights: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+            secure_auth: SecureAuth::default(),
+            verify_applications: Vec::new(),
+            token_requests: BTreeMap::new(),
             switches: Switches::default(),
             settings: Settings::default(),
             secrets: Vec::new(),
@@ -73,7 +102,9 @@ impl World {
             faults: Faults::default(),
             noted: Vec::new(),
             next_sequence: 0,
-        }
+        };
+        world.add_verify_server();
+        world
     }
 
     /// Back to the beginning. Secret values stay listed, because they may have leaked before.
@@ -82,6 +113,12 @@ impl World {
         self.keys.clear();
         self.key_ids.clear();
         self.rights.clear();
+        self.servers.clear();
+        self.add_verify_server();
+        self.profiles.clear();
+        self.secure_auth = SecureAuth::default();
+        self.verify_applications.clear();
+        self.token_requests.clear();
         self.replace_switches(Switches::default());
         self.settings = Settings::default();
         self.journal.clear();
@@ -99,7 +136,11 @@ impl World {
         StateReport {
             tenants: self.tenants.clone(),
             keys: self.keys.clone(),
+            profiles: self.profiles.clone(),
             rights: self.rights.clone(),
+            servers: self.servers.clone(),
+            verify_applications: self.verify_applications.clone(),
+            secure_auth: self.secure_auth.users.clone(),
             switches: self.switches.clone(),
             settings: self.settings.clone(),
         }
@@ -131,6 +172,21 @@ impl World {
         for key in seed.keys {
             self.add_key(key)?;
         }
+        for profile in seed.profiles {
+            self.add_profile(profile)?;
+        }
+        for server in seed.oidc {
+            self.add_oidc_server(server)?;
+        }
+        for client in seed.verify_clients {
+            self.add_oauth_client(VERIFY, client)?;
+        }
+        for user in seed.secure_auth {
+            self.add_secure_auth_user(user)?;
+        }
+        for application in seed.verify_applications {
+            self.add_verify_application(application)?;
+        }
         Ok(())
     }
 
@@ -150,6 +206,9 @@ impl World {
             self.note_secret(SecretKind::Password, &user.password);
             users.insert(user.username.clone(), user);
         }
+        if let Some(provider) = &seed.custom_identity_provider {
+            check_provider(provider)?;
+        }
         let service_credential = seed.service_credential.map(|client| self.application(client)).transpose()?;
         let empty = || Map::from_iter([("redirectUris".to_owned(), json!([]))]);
         let tenant = Tenant {
@@ -161,6 +220,7 @@ impl World {
             redirect_uris: seed.redirect_uris.unwrap_or_else(empty),
             tokens: TokenConfiguration::default(),
             service_credential,
+            custom_identity_provider: seed.custom_identity_provider,
             sign_ins: BTreeMap::new(),
             refresh_tokens: BTreeMap::new(),
             management: Meter::default(),
@@ -176,6 +236,12 @@ impl World {
             self.add_role(&id, role)?;
         }
         Ok(self.tenant_mut(&id)?.clone())
+    }
+
+    pub(crate) fn set_custom_identity_provider(&mut self, tenant: &str, provider: CustomIdentityProvider) -> Result<(), SeedError> {
+        check_provider(&provider)?;
+        self.tenant_mut(tenant)?.custom_identity_provider = Some(provider);
+        Ok(())
     }
 
     pub(crate) fn remove_tenant(&mut self, id: &str) -> Result<(), SeedError> {

@@ -1,12 +1,15 @@
 //! IBM Cloud IAM: tokens for API keys (sections 1 and 2 of the sheet).
 
+mod profiles;
+
+use super::oauth::Form;
 use super::{Answer, Request, Route};
 use crate::canary;
-use crate::model::{ApiKey, IssuedToken, SecretKind};
+use crate::model::{ApiKey, IssuedToken, SecretKind, SigningAlgorithm};
 use crate::signing::{Claims, keys};
 use crate::switches::{
-    IamDisabledKeyStatus, IamExpiredKey, IamLifetimeFields, IamOtherAccount, IamRefreshToken, IamTokenReuse, IamUnknownGrant,
-    IamUnknownKeyStatus,
+    IamDisabledKeyStatus, IamExpiredKey, IamLifetimeFields, IamOtherAccount, IamProfileRefreshToken, IamRefreshToken, IamTokenReuse,
+    IamUnknownGrant, IamUnknownKeyStatus, Switches,
 };
 use crate::world::World;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_LENGTH, USER_AGENT};
@@ -64,7 +67,7 @@ pub(super) fn handle(world: &mut World, request: &Request, route: &Route) -> Ans
     };
     let answer = match route.operation {
         "iam.token" => token(world, request),
-        "iam.keys" => key_set(),
+        "iam.keys" => key_set(world.settings.signing),
         "iam.discovery" => Ok(discovery(&world.urls.iam)),
         "iam.wrong_method" => Err(Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -125,6 +128,7 @@ fn token(world: &mut World, request: &Request) -> Result<Value, Refusal> {
     match field("grant_type") {
         None => return Err(Refusal::missing("grant_type")),
         Some(APIKEY_GRANT) => {}
+        Some(profiles::CR_TOKEN_GRANT) => return profile_token(world, request, &field),
         Some(other) => return Err(unknown_grant(world, other)),
     }
     if let Some(other) = field("response_type").filter(|value| *value != "cloud_iam") {
@@ -136,9 +140,38 @@ fn token(world: &mut World, request: &Request) -> Result<Value, Refusal> {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "BXNIM0310E", "Client could not be found."));
     }
     let now = world.now();
+    if let Some(id) = world.key_by_value(value).map(|key| key.id.clone()) {
+        note_request(world, &id, request);
+    }
     check_key(world, value, now)?;
-    check_account(world, request, value)?;
+    let account = world.key_by_value(value).map(|key| key.account.clone());
+    check_account(world, request, account.as_deref())?;
     issue(world, value, client.is_some(), &form, now)
+}
+
+/// Exchanges the token of a service account for a token of a trusted profile.
+fn profile_token<'a>(world: &mut World, request: &Request, field: &impl Fn(&str) -> Option<&'a str>) -> Result<Value, Refusal> {
+    if let Some(named) = field("profile_id").or(field("profile_name")).or(field("profile_crn")) {
+        note_request(world, named, request);
+    }
+    let (now, issuer) = (world.now(), format!("{}/identity", world.urls.iam));
+    let scope = field("scope").unwrap_or(SCOPE);
+    let (profile, issue) = profiles::assume(world, field, scope, &issuer, now)?;
+    check_account(world, request, Some(&profile.account))?;
+    let (issued, expires) = (issue.issued, issue.expires);
+    let text = sign(world.settings.signing, issue.claims)?;
+    world.note_secret(SecretKind::Token, &text);
+    let mut body = token_body(&world.switches, &IssuedToken { text, issued, expires }, scope, now);
+    if world.switches.iam_profile_refresh_token() == IamProfileRefreshToken::NotSupported {
+        body["refresh_token"] = json!("not_supported");
+    }
+    Ok(body)
+}
+
+/// Notes a token request under the id of its key, or under what it names the profile by.
+fn note_request(world: &mut World, client: &str, request: &Request) {
+    let fields = Form::of(request).map(|form| form.0).unwrap_or_default();
+    world.note_token_request("iam", client, "iam.token", request, &fields);
 }
 
 fn unknown_grant(world: &World, grant: &str) -> Refusal {
@@ -184,12 +217,11 @@ fn check_key(world: &mut World, value: &str, now: i64) -> Result<(), Refusal> {
 }
 
 /// `ibm-cloud-tenant` lists the accounts that the caller expects (IAM 1.1).
-fn check_account(world: &mut World, request: &Request, value: &str) -> Result<(), Refusal> {
+fn check_account(world: &World, request: &Request, own: Option<&str>) -> Result<(), Refusal> {
     let Some(accounts) = request.header(&ACCOUNT_HEADER) else {
         return Ok(());
     };
-    let is_expected = |key: &&mut ApiKey| accounts.split(',').any(|account| account.trim() == key.account);
-    if world.key_by_value(value).as_ref().is_some_and(is_expected) {
+    if own.is_some_and(|own| accounts.split(',').any(|account| account.trim() == own)) {
         return Ok(());
     }
     Err(match world.switches.iam_other_account() {
@@ -200,23 +232,24 @@ fn check_account(world: &mut World, request: &Request, value: &str) -> Result<()
     })
 }
 
-fn issue(world: &mut World, value: &str, has_client: bool, form: &BTreeMap<String, String>, now: i64) -> Result<Value, Refusal> {
-    let internal = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "BXNIM0050E", "Internal error.");
-    let (switches, issuer, life) = (world.switches.clone(), format!("{}/identity", world.urls.iam), world.settings.iam_expires_in);
-    let scope = form.get("scope").filter(|scope| !scope.is_empty()).map_or(SCOPE, String::as_str);
-    let key = world.key_by_value(value).ok_or_else(internal)?;
-    let reusable = |token: &IssuedToken| now - token.issued < (token.expires - token.issued) / 2;
-    let token = match key.last_token.clone().filter(reusable) {
-        Some(token) if switches.iam_token_reuse() == IamTokenReuse::UntilHalfLife => token,
-        _ => {
-            let claims = claims(key, &issuer, scope, has_client, now, now + life);
-            let header = json!({"kid": KEY_ID, "alg": "RS256"});
-            let text = keys().and_then(|keys| keys.iam.sign(&header, claims)).map_err(|_| internal())?;
-            IssuedToken { text, issued: now, expires: now + life }
-        }
-    };
-    key.last_token = Some(token.clone());
-    world.note_secret(SecretKind::Token, &token.text);
+/// What a token is to say.
+struct Issue {
+    claims: Claims,
+    issued: i64,
+    expires: i64,
+}
+
+fn internal() -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "BXNIM0050E", "Internal error.")
+}
+
+fn sign(algorithm: SigningAlgorithm, claims: Claims) -> Result<String, Refusal> {
+    let header = json!({"kid": KEY_ID, "alg": "RS256"});
+    keys().and_then(|keys| keys.iam.sign_as(algorithm, header, claims)).map_err(|_| internal())
+}
+
+/// The answer, but for the refresh token.
+fn token_body(switches: &Switches, token: &IssuedToken, scope: &str, now: i64) -> Value {
     let mut body = json!({
         "access_token": token.text,
         "token_type": "Bearer",
@@ -233,6 +266,25 @@ fn issue(world: &mut World, value: &str, has_client: bool, form: &BTreeMap<Strin
     if let Some(fields) = body.as_object_mut() {
         fields.retain(|name, _| !absent.contains(&name.as_str()));
     }
+    body
+}
+
+fn issue(world: &mut World, value: &str, has_client: bool, form: &BTreeMap<String, String>, now: i64) -> Result<Value, Refusal> {
+    let algorithm = world.settings.signing;
+    let (switches, issuer, life) = (world.switches.clone(), format!("{}/identity", world.urls.iam), world.settings.iam_expires_in);
+    let scope = form.get("scope").filter(|scope| !scope.is_empty()).map_or(SCOPE, String::as_str);
+    let key = world.key_by_value(value).ok_or_else(internal)?;
+    let reusable = |token: &IssuedToken| now - token.issued < (token.expires - token.issued) / 2;
+    let token = match key.last_token.clone().filter(reusable) {
+        Some(token) if switches.iam_token_reuse() == IamTokenReuse::UntilHalfLife => token,
+        _ => {
+            let claims = claims(key, &issuer, scope, has_client, now, now + life);
+            IssuedToken { text: sign(algorithm, claims)?, issued: now, expires: now + life }
+        }
+    };
+    key.last_token = Some(token.clone());
+    world.note_secret(SecretKind::Token, &token.text);
+    let mut body = token_body(&switches, &token, scope, now);
     let refresh_token = match (has_client, switches.iam_refresh_token()) {
         (false, IamRefreshToken::NotSupported) => Some("not_supported".to_owned()),
         (false, IamRefreshToken::Absent) => None,
@@ -277,11 +329,15 @@ fn claims(key: &ApiKey, issuer: &str, scope: &str, has_client: bool, issued: i64
 }
 
 /// No `use` (IAM 2.3), and a plain modulus: the leading zero byte is App ID's.
-fn key_set() -> Result<Value, Refusal> {
-    let keys = keys().map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "BXNIM0050E", "Internal error."))?;
-    Ok(json!({"keys": [{
+fn key_set(algorithm: SigningAlgorithm) -> Result<Value, Refusal> {
+    let keys = keys().map_err(|_| internal())?;
+    let mut entries = vec![json!({
         "kty": "RSA", "n": keys.iam.modulus(false), "e": keys.iam.exponent(), "alg": "RS256", "kid": KEY_ID,
-    }]}))
+    })];
+    if algorithm == SigningAlgorithm::Es256 {
+        entries.push(keys.iam.curve_entry(KEY_ID));
+    }
+    Ok(json!({"keys": entries}))
 }
 
 /// Neither `jwt-bearer` nor `token-exchange` is among the grants (IAM 1.1).

@@ -4,6 +4,12 @@
 
 mod app_id;
 mod iam;
+mod oauth;
+mod oidc;
+mod secure_auth;
+mod verify;
+
+pub(crate) use oauth::public_key;
 
 use crate::world::World;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -18,10 +24,25 @@ use std::collections::BTreeMap;
 pub(crate) struct Listener {
     /// `iam`, a region, or the fault of its certificate.
     pub(crate) name: String,
+    /// What answers here that is neither IAM nor App ID.
+    pub(crate) service: Option<TokenService>,
     /// Whether IAM answers here.
     pub(crate) serves_iam: bool,
     /// The region whose App ID answers here.
     pub(crate) region: Option<String>,
+}
+
+/// A service with a listener of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenService {
+    /// The generic servers.
+    Oidc,
+    /// The endpoints of generic servers that are not at the host of their issuer.
+    OidcElsewhere,
+    /// IBM Verify.
+    Verify,
+    /// SecureAuth Identity Store.
+    SecureAuth,
 }
 
 /// A request that was read completely.
@@ -62,6 +83,12 @@ pub(crate) fn route(request: &Request) -> Route {
     let segments: Vec<String> =
         request.path.trim_matches('/').split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned()).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match request.listener.service {
+        Some(TokenService::Oidc | TokenService::OidcElsewhere) => return oidc::route(&request.method, &segments),
+        Some(TokenService::Verify) => return verify::route(&request.method, &segments),
+        Some(TokenService::SecureAuth) => return secure_auth::route(&request.method, &segments),
+        None => {}
+    }
     let is_iam = matches!(segments[..], ["identity" | "oidc", ..]);
     if request.listener.serves_iam && (is_iam || request.listener.region.is_none()) {
         iam::route(&request.method, &segments)
@@ -72,7 +99,13 @@ pub(crate) fn route(request: &Request) -> Route {
 
 /// Carries a request out.
 pub(crate) fn handle(world: &mut World, request: &Request, route: &Route) -> Answer {
-    if route.operation.starts_with("iam.") { iam::handle(world, request, route) } else { app_id::handle(world, request, route) }
+    match request.listener.service {
+        Some(TokenService::Oidc | TokenService::OidcElsewhere) => oidc::handle(world, request, route),
+        Some(TokenService::Verify) => verify::handle(world, request, route),
+        Some(TokenService::SecureAuth) => secure_auth::handle(world, request, route),
+        None if route.operation.starts_with("iam.") => iam::handle(world, request, route),
+        None => app_id::handle(world, request, route),
+    }
 }
 
 impl Route {

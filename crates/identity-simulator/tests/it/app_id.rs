@@ -1,8 +1,12 @@
 //! App ID as its sheet describes it.
 
+use crate::keys::{ClientKey, claims};
 use crate::world::{READER, TENANT, World, send, verified};
 use identity_simulator::switches::*;
-use identity_simulator::{AccessRole, ApplicationSeed, KeyEdit, Lifetime, Settings, Switches, TenantSeed, TokenConfiguration, User};
+use identity_simulator::{
+    AccessRole, ApplicationSeed, CustomIdentityProvider, KeyEdit, Lifetime, Settings, SigningAlgorithm, Switches, TenantSeed,
+    TokenConfiguration, User,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -432,4 +436,65 @@ async fn the_client_of_a_service_credential_gets_tokens_but_is_not_listed() {
     let request = world.client.post(url).basic_auth("of-the-credential", secret).form(&[("grant_type", "client_credentials")]);
     assert_eq!(send(request).await.status, 200);
     assert_eq!(world.control.applications("second").await.expect("listed"), []);
+}
+
+#[tokio::test]
+async fn an_assertion_needs_an_active_custom_identity_provider_that_signed_it_for_this_server() {
+    let world = World::new().await;
+    let application = world.register("one").await;
+    let (key, other) = (ClientKey::new(jsonwebtoken::Algorithm::RS256), ClientKey::new(jsonwebtoken::Algorithm::ES256));
+    let request = async |assertion: &str| {
+        let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", assertion)];
+        send(world.token_request(&application).form(&form)).await
+    };
+    let mut bob = claims("https://people.test", "bob", world.oauth());
+    bob["name"] = json!("Bob");
+    assert_eq!(request(&key.sign(&bob)).await.json()["error"], json!("invalid_grant"), "there is no provider");
+    let provider = |active| CustomIdentityProvider { active, public_key: key.public().pem.expect("a key") };
+    world.control.set_custom_identity_provider(TENANT, &provider(true)).await.expect("set");
+    let answer = request(&key.sign(&bob)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let (body, keys) = (answer.json(), send(world.client.get(format!("{}/publickeys", world.oauth()))).await.json());
+    let (_, identity) = verified(body["id_token"].as_str().expect("a token"), &stripped(keys));
+    assert_eq!((&identity["sub"], &identity["name"], &identity["amr"]), (&json!("bob"), &json!("Bob"), &json!(["appid_custom"])));
+    assert!(body["access_token"].is_string() && body.get("refresh_token").is_none());
+    let mut nameless = bob.clone();
+    nameless["iss"] = Value::Null;
+    let mut over = bob.clone();
+    over["exp"] = json!(1);
+    for (assertion, reason) in [
+        (other.sign(&bob), "with another key"),
+        (key.sign(&claims("https://people.test", "bob", "https://elsewhere.test")), "for another server"),
+        (key.sign(&nameless), "by nobody"),
+        (key.sign(&over), "over"),
+        ("nonsense".to_owned(), "nonsense"),
+    ] {
+        assert_eq!(request(&assertion).await.json()["error"], json!("invalid_grant"), "{reason}");
+    }
+    world.control.set_custom_identity_provider(TENANT, &provider(false)).await.expect("set");
+    assert_eq!(request(&key.sign(&bob)).await.json()["error"], json!("invalid_grant"), "the provider is off");
+    let useless = CustomIdentityProvider { active: true, public_key: "nonsense".to_owned() };
+    assert!(world.control.set_custom_identity_provider(TENANT, &useless).await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_client_sent_to_the_token_endpoint_can_be_seen() {
+    let world = World::new().await;
+    let application = world.register("one").await;
+    let form = [("grant_type", "client_credentials"), ("audience", "another")];
+    assert_eq!(send(world.token_request(&application).form(&form)).await.status, 200);
+    let sent = world.control.last_token_request(TENANT, application["clientId"].as_str().expect("an id")).await.expect("a request");
+    assert_eq!((sent.field("audience"), sent.operation.as_str()), (Some("another"), "app_id.token"));
+    assert!(world.control.last_token_request(TENANT, "nobody").await.is_err());
+}
+
+#[tokio::test]
+async fn app_id_signs_with_the_curve_where_set() {
+    let world = World::new().await;
+    let application = world.register("one").await;
+    world.control.set_settings(&Settings { signing: SigningAlgorithm::Es256, ..Settings::default() }).await.expect("set");
+    let answer = send(world.token_request(&application).form(&[("grant_type", "client_credentials")])).await.json();
+    let keys = send(world.client.get(format!("{}/publickeys", world.oauth()))).await.json();
+    let (header, _) = verified(answer["access_token"].as_str().expect("a token"), &stripped(keys));
+    assert_eq!(header.alg, jsonwebtoken::Algorithm::ES256);
 }

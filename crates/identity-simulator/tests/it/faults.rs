@@ -1,7 +1,7 @@
 //! Each fault does what it says, and to the calls it names only.
 
 use crate::world::{TENANT, World, send};
-use identity_simulator::{Action, CallWait, FaultStage, FaultWait, Framing, LateAnswer, Rule, Until, When};
+use identity_simulator::{Action, CallWait, FaultStage, FaultWait, Framing, LateAnswer, Rule, Until, VERIFY, When};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -214,4 +214,31 @@ async fn bad_certificates_keep_a_careful_client_out() {
     let calls = world.control.calls().await.expect("counts");
     assert_eq!(calls.of("app_id").received, 0, "no request came through");
     world.control.wait_for_calls(&CallWait::answered("iam.token", 1)).await.expect("the writer's token");
+}
+
+#[tokio::test]
+async fn every_service_is_hit_by_its_operation_and_its_tenant() {
+    let world = World::new().await;
+    let urls = world.simulator.urls().clone();
+    for (operation, tenant, method, url) in [
+        ("iam.token", None, Method::POST, format!("{}/identity/token", urls.iam)),
+        ("app_id.token", Some(TENANT), Method::POST, format!("{}/token", world.oauth())),
+        ("oidc.discovery", Some("main"), Method::GET, format!("{}/tenants/main/.well-known/openid-configuration", urls.oidc)),
+        ("oidc.token", Some("main"), Method::POST, format!("{}/tenants/main/token", urls.oidc_elsewhere)),
+        ("verify.token", Some(VERIFY), Method::POST, format!("{}/oauth2/token", urls.verify)),
+        ("verify.applications.list", Some(VERIFY), Method::GET, format!("{}/v1.0/applications", urls.verify)),
+        ("secure_auth.token", Some("default"), Method::POST, format!("{}/api/v1/privy/ids/default/g3/token", urls.secure_auth)),
+        ("secure_auth.me", Some("default"), Method::GET, format!("{}/api/v1/ismanager/ids/default/Me", urls.secure_auth)),
+    ] {
+        let headers = BTreeMap::from([("retry-after".to_owned(), "7".to_owned())]);
+        let action = Action::Answer { when: When::BeforeCommit, status: 429, headers, body: "slowly".to_owned() };
+        let mut rule = Rule::next(operation, action);
+        rule.tenant = tenant.map(ToOwned::to_owned);
+        let fault = world.control.inject(&rule).await.expect("injected");
+        let answer = send(world.client.request(method.clone(), &url)).await;
+        assert_eq!((answer.status.as_u16(), answer.text.as_str()), (429, "slowly"), "{operation}");
+        assert_eq!(answer.headers["retry-after"], "7", "{operation}");
+        assert_eq!(world.control.wait_for_fault(fault.id).await.expect("fired").fired, 1, "{operation}");
+        assert_ne!(send(world.client.request(method, &url)).await.status, 429, "{operation}: only once");
+    }
 }

@@ -59,6 +59,7 @@ impl World {
             keys: vec![key(WRITER, AccessRole::Writer), key(READER, AccessRole::Reader)],
             switches: Some(switches),
             settings: Some(settings),
+            ..Seed::default()
         };
         let simulator = Simulator::start(Options { seed, ..Options::default() }).await.expect("a simulator");
         let client = client(simulator.ca_pem());
@@ -134,8 +135,14 @@ pub(crate) fn verified(token: &str, keys: &Value) -> (jsonwebtoken::Header, Valu
     let header = decode_header(token).expect("a header");
     let keys = keys["keys"].as_array().expect("keys");
     let key = keys.iter().find(|key| key["kid"].as_str() == header.kid.as_deref()).expect("the key of the token");
-    let key = DecodingKey::from_rsa_components(key["n"].as_str().expect("n"), key["e"].as_str().expect("e")).expect("a key");
-    let mut validation = Validation::new(Algorithm::RS256);
+    let part = |name: &str| key[name].as_str().unwrap_or_else(|| panic!("no {name}"));
+    let key = match header.alg {
+        Algorithm::ES256 => DecodingKey::from_ec_components(part("x"), part("y")),
+        _ => DecodingKey::from_rsa_components(part("n"), part("e")),
+    };
+    let key = key.expect("a key");
+    let mut validation = Validation::new(header.alg);
+    assert!(matches!(header.alg, Algorithm::RS256 | Algorithm::ES256));
     validation.validate_aud = false;
     let data = decode::<Value>(token, &key, &validation).expect("a good signature");
     (header, data.claims)

@@ -3,8 +3,8 @@
 use super::tokens::{self, Life};
 use super::{Answer, Request, Route, not_found, too_many_requests};
 use crate::canary;
-use crate::model::{Application, SecretKind, Tenant, User};
-use crate::signing::{Claims, keys};
+use crate::model::{Application, SecretKind, SigningAlgorithm, Tenant, User};
+use crate::signing::{Claims, Jws, PublicKey, keys};
 use crate::switches::{
     ExpiresIn, InvalidClientBody, KeyAlgorithm, KeyModulus, ScopeNotGranted, SecretInBody, Switches, UnknownAudience, WrongPasswordStatus,
 };
@@ -104,7 +104,11 @@ impl Authorization<'_> {
         if self.switches.key_algorithm() == KeyAlgorithm::Present {
             key["alg"] = json!("RS256");
         }
-        Ok(Answer::json(StatusCode::OK, &json!({"keys": [key]})))
+        let mut entries = vec![key];
+        if self.world.settings.signing == SigningAlgorithm::Es256 {
+            entries.push(keys.app_id.curve_entry(&key_id));
+        }
+        Ok(Answer::json(StatusCode::OK, &json!({"keys": entries})))
     }
 
     fn invalid_client(&self) -> Answer {
@@ -140,13 +144,14 @@ impl Authorization<'_> {
     }
 
     fn sign(&mut self, claims: Claims) -> Result<String, Answer> {
-        let token = tokens::sign(self.tenant()?, &self.switches, claims).map_err(|_| server_error())?;
+        let token = tokens::sign(self.tenant()?, &self.switches, self.world.settings.signing, claims).map_err(|_| server_error())?;
         self.world.note_secret(SecretKind::Token, &token);
         Ok(token)
     }
 
     fn token(&mut self) -> Reply {
         let form = self.request.any_form();
+        self.note_request(&form);
         let field = |name: &str| form.get(name).map(String::as_str).filter(|value| !value.is_empty());
         let bad_request = |error, description| Err(oauth_error(StatusCode::BAD_REQUEST, error, description));
         match field("grant_type") {
@@ -154,13 +159,48 @@ impl Authorization<'_> {
             Some("client_credentials") => self.client_credentials(&form),
             Some("password") => self.password(&form),
             Some("refresh_token") => self.refresh(&form),
-            // An authorization needs a browser, an assertion a custom identity provider: nobody has either here.
-            Some("authorization_code" | "urn:ietf:params:oauth:grant-type:jwt-bearer") => {
+            Some("urn:ietf:params:oauth:grant-type:jwt-bearer") => self.assertion(&form),
+            // An authorization needs a browser, which nobody has here.
+            Some("authorization_code") => {
                 self.client(&form)?;
                 bad_request("invalid_grant", "no such grant")
             }
             Some(_) => bad_request("unsupported_grant_type", "unknown grant_type"),
         }
+    }
+
+    fn note_request(&mut self, form: &BTreeMap<String, String>) {
+        let named = self.request.basic().map(|(id, _)| id).or_else(|| form.get("client_id").cloned());
+        if let Some(client) = named {
+            let fields: Vec<_> = form.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            self.world.note_token_request(self.tenant_id, &client, "app_id.token", self.request, &fields);
+        }
+    }
+
+    /// Access and ID token of somebody for whom the custom identity provider speaks: RS256, and for this server (App ID 6.4).
+    fn assertion(&mut self, form: &BTreeMap<String, String>) -> Reply {
+        let client = self.client(form)?;
+        let refused = |description: &str| oauth_error(StatusCode::BAD_REQUEST, "invalid_grant", description);
+        let provider = self.tenant()?.custom_identity_provider.clone().filter(|provider| provider.active);
+        let provider = provider.ok_or_else(|| refused("no such grant"))?;
+        let missing = || oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "assertion is required");
+        let assertion = form.get("assertion").filter(|assertion| !assertion.is_empty()).ok_or_else(missing)?;
+        let token = Jws::parse(assertion).ok_or_else(|| refused("the assertion is no JWT"))?;
+        let is_signed = PublicKey::from_pem(&provider.public_key).is_some_and(|key| token.is_signed_by(&key));
+        if token.algorithm() != "RS256" || !is_signed {
+            return Err(refused("the assertion is not signed by the custom identity provider"));
+        }
+        let is_alive = token.claims.get("exp").and_then(Value::as_i64).is_some_and(|end| end > self.now);
+        let has_names = token.text("iss").is_some() && token.text("sub").is_some();
+        if !is_alive || !has_names || !token.audiences().contains(&self.issuer.as_str()) {
+            return Err(refused("the claims of the assertion are not acceptable"));
+        }
+        let life = self.life()?;
+        let (access, identity) = tokens::asserted_tokens(self.tenant()?, &token.claims, &self.issuer, &client.client_id, life);
+        let scope = access.get("scope").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let access = self.sign(access)?;
+        let identity = self.sign(identity)?;
+        Ok(self.token_answer(&access, life, &scope, json!({"id_token": identity})))
     }
 
     fn client_credentials(&mut self, form: &BTreeMap<String, String>) -> Reply {

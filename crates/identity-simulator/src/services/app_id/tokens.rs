@@ -1,6 +1,6 @@
 //! App ID's tokens: which scopes they carry and how they are signed (App ID 6.5).
 
-use crate::model::{Application, Tenant, User};
+use crate::model::{Application, SigningAlgorithm, Tenant, User};
 use crate::signing::{Claims, SigningError, keys};
 use crate::switches::{DefaultBesideExplicitScope, DefaultScope, KeyIdStyle, ScopeNames, Switches};
 use serde_json::{Value, json};
@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 
 const DEFAULT_SCOPE: &str = "appid_default";
 const USER_SCOPES: &str = "openid appid_default appid_readprofile appid_readuserattr appid_writeuserattr appid_authenticated";
+
+const CUSTOM_PROVIDER: &str = "appid_custom";
 
 /// The scopes of a client-credentials token, and whether every one that was asked for is among them.
 pub(super) struct Granted {
@@ -119,6 +121,22 @@ pub(super) fn identity_token(tenant: &Tenant, user: &User, issuer: &str, client_
     claims
 }
 
+/// Access and ID token of somebody for whom the custom identity provider speaks (App ID 6.4).
+pub(super) fn asserted_tokens(tenant: &Tenant, asserted: &Claims, issuer: &str, client_id: &str, life: Life) -> (Claims, Claims) {
+    let subject = asserted.get("sub").and_then(Value::as_str).unwrap_or_default();
+    let mut access = base_claims(tenant, issuer, client_id, subject, CUSTOM_PROVIDER, life);
+    let extra = asserted.get("scope").and_then(Value::as_str).unwrap_or_default();
+    access.insert("scope".to_owned(), json!(format!("{USER_SCOPES} {extra}").trim_end()));
+    let mut identity = base_claims(tenant, issuer, client_id, subject, CUSTOM_PROVIDER, life);
+    for name in ["name", "email", "locale", "picture", "gender"] {
+        if let Some(value) = asserted.get(name) {
+            identity.insert(name.to_owned(), value.clone());
+        }
+    }
+    identity.insert("identities".to_owned(), json!([{"provider": CUSTOM_PROVIDER, "id": subject}]));
+    (access, identity)
+}
+
 /// What userinfo and the ID token tell about a user.
 pub(super) fn profile(user: &User) -> Claims {
     Claims::from_iter([
@@ -130,7 +148,7 @@ pub(super) fn profile(user: &User) -> Claims {
 }
 
 /// Signs with the header of version 4 (App ID 6.5).
-pub(super) fn sign(tenant: &Tenant, switches: &Switches, claims: Claims) -> Result<String, SigningError> {
+pub(super) fn sign(tenant: &Tenant, switches: &Switches, algorithm: SigningAlgorithm, claims: Claims) -> Result<String, SigningError> {
     let header = json!({"alg": "RS256", "typ": "JWT", "kid": key_id(tenant, switches), "ver": 4});
-    keys()?.app_id.sign(&header, claims)
+    keys()?.app_id.sign_as(algorithm, header, claims)
 }
