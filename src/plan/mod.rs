@@ -33,7 +33,7 @@ impl Problem {
     #[must_use]
     pub fn of(failure: &Failure) -> Self {
         let message = match failure.reason.what_to_do().filter(|_| failure.reason.outlook() == Outlook::NeedsChange) {
-            Some(what_to_do) => format!("{failure}; {what_to_do}"),
+            Some(what_to_do) => format!("{}; {what_to_do}", failure.to_string().trim_end_matches('.')),
             None => failure.to_string(),
         };
         Self::new(failure.reason, message)

@@ -251,7 +251,7 @@ async fn a_restart_with_a_hundred_fresh_objects_writes_and_asks_nothing() {
         .into_iter()
         .map(|read| (read.to_owned(), 1))
         .chain(
-            ["secrets", "configmaps", "appidapplications", "identityproviders"]
+            ["secrets", "configmaps", "accesstokens", "appidapplications", "identityproviders"]
                 .into_iter()
                 .flat_map(|resource| [(format!("list {resource}"), 1), (format!("watch {resource}"), 1)]),
         )

@@ -134,7 +134,7 @@ async fn metrics_have_base_units_and_labels_from_closed_lists_only() {
 
 /// Every label, and every value that it may have.
 const LABELS: [(&str, &[&str]); 6] = [
-    ("service", &["app_id", "iam"]),
+    ("service", &["app_id", "iam", "oidc", "secure_auth", "verify"]),
     (
         "operation",
         &[
@@ -152,6 +152,12 @@ const LABELS: [(&str, &[&str]); 6] = [
             "app_id.scopes.set",
             "app_id.token",
             "iam.token",
+            "oidc.discovery",
+            "oidc.token",
+            "secure_auth.me",
+            "secure_auth.token",
+            "verify.applications.list",
+            "verify.token",
         ],
     ),
     (
@@ -174,7 +180,7 @@ const LABELS: [(&str, &[&str]); 6] = [
             "cluster_error",
         ],
     ),
-    ("kind", &["AppIdApplication", "ClusterIdentityProvider", "IdentityProvider"]),
+    ("kind", &["AccessToken", "AppIdApplication", "ClusterIdentityProvider", "IdentityProvider"]),
     ("ready", &["true", "false"]),
     ("le", &["0.005", "0.02", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "10.0", "30.0", "+Inf"]),
 ];

@@ -420,7 +420,7 @@ async fn neither_uninstalling_the_chart_nor_deleting_a_crd_costs_a_registration(
             .collect::<Vec<_>>()
     };
     let names = ours().await;
-    assert_eq!(names.len(), 3);
+    assert_eq!(names.len(), 4);
     let refused = async || {
         for name in &names {
             let error = definitions.delete(name, &DeleteParams::default()).await.expect_err("it is guarded").to_string();

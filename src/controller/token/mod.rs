@@ -98,7 +98,7 @@ impl Kind for AccessTokens {
         }
         if status.failures.is_some() || retry_at.is_some() {
             let is_tried = wanted.is_some() && status.tried_for.as_ref() == wanted;
-            let is_known_obstacle = status.failures.is_none() && context.schedules.has_passed(uid);
+            let is_known_obstacle = status.failures.is_none() && context.schedules.has_passed(uid) && stands(status, wanted.is_some());
             let waits = (is_tried || is_known_obstacle) && retry_at.as_ref().is_some_and(is_ahead);
             return waits.then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
         }
@@ -240,6 +240,28 @@ impl Pass {
         self.token = Some((issued, life));
         Ok(result)
     }
+}
+
+/// Whether the obstacle that was reported is one that can stand although nothing is in the way from here: whatever could end it wakes the
+/// object.
+fn stands(status: &AccessTokenStatus, has_credentials: bool) -> bool {
+    use Reason::{
+        ClientNotReady, Contested, CredentialsInvalid, CredentialsNotFound, CredentialsRequired, InvalidSpec, NotPermitted, SecretConflict,
+        SecretImmutable, SecretReferenceRefused,
+    };
+    let standing = [
+        Contested,
+        CredentialsInvalid,
+        CredentialsNotFound,
+        CredentialsRequired,
+        InvalidSpec,
+        NotPermitted,
+        SecretConflict,
+        SecretImmutable,
+        SecretReferenceRefused,
+    ];
+    let said = condition(&status.conditions, "Ready").map(|ready| ready.reason.as_str());
+    said.is_some_and(|said| standing.iter().any(|reason| said == reason.as_str()) || (said == ClientNotReady.as_str() && !has_credentials))
 }
 
 fn is_suspended(object: &AccessToken, status: &AccessTokenStatus) -> bool {
