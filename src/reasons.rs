@@ -77,6 +77,12 @@ reasons! {
     Rejected, NeedsChange, "The service refused the request.";
     WriterRoleRequired, NeedsChange, "The API key may read but not write: give it the role Writer on the App ID instance.";
     ReaderRoleRequired, NeedsChange, "The API key may not read the App ID instance: give it the role Writer.";
+    DiscoveryFailed, NeedsChange, "The server has no usable discovery document: check oidc.issuer, or set tokenEndpoint.";
+    IssuerMismatch, NeedsChange, "The discovery document names another issuer: correct oidc.issuer, or set expectedIssuer.";
+    EndpointsChanged, NeedsChange, "The token endpoint has moved to another host. If that is right, annotate the provider with `cloudidentity.dev/accept-endpoints` and the host.";
+    DeveloperPrivilegeMissing, NeedsChange, "The credential's user may not call the API: give the user the developer privilege.";
+    WrongIdentityStore, NeedsChange, "The identity store is not known, or the user is not in it: check secureAuth.idsId.";
+    CredentialsRegenerated, NeedsChange, "The service has a newer credential of this user: put it into the Secret before the old one ends.";
     TenantNotFound, NeedsChange, "The service does not know the tenant at this address: check region (url) and tenantId.";
     LimitReached, NeedsChange, "The service's limit of applications, scopes or changes is reached.";
     AccountMismatch, NeedsChange, "The API key belongs to another account than iam.accountId.";

@@ -19,9 +19,10 @@ pub use application::{
     DeletionProgress, RedirectUri, ScopeName,
 };
 pub use provider::{
-    AllowedNamespaces, AppIdBinding, AppIdIam, AppIdProvider, BindingKeyRef, Budget, CaBundle, ClusterIdentityProvider,
-    ClusterIdentityProviderSpec, ConfigMapKeyRef, From as NamespacesFrom, IamProvider, IdentityProvider, IdentityProviderSpec, KeySource,
-    NamespaceSelector, Permits, ProviderIdentity, ProviderStatus, SecretKeyRef, ServiceUrl, Tls,
+    AllowedNamespaces, AppIdBinding, AppIdIam, AppIdProvider, AssertionAudience, AuthenticationMethod, BasicEncoding, BindingKeyRef,
+    Budget, CaBundle, ClientAuthentication, ClusterIdentityProvider, ClusterIdentityProviderSpec, ConfigMapKeyRef, From as NamespacesFrom,
+    IamProvider, IdentityProvider, IdentityProviderSpec, KeySource, NamespaceSelector, OidcProvider, PairKeys, PairSecretRef, PairSource,
+    Permits, ProviderIdentity, ProviderStatus, SecretKeyRef, SecureAuthProvider, ServiceUrl, SigningAlgorithm, Tls, VerifyProvider,
 };
 pub use secret::{Layout, SecretSpec};
 pub use span::Span;
@@ -31,7 +32,7 @@ pub use status::{
 
 pub use token::{
     AccessToken, AccessTokenSpec, AccessTokenStatus, Assertion, ClientKind, ClientReference, CredentialSecretRef, GrantSpec, GrantType,
-    IssuedFor, NamedSecret, PairKeys, Parameter, RefreshSpec, TokenCredentials, TokenLayout, TokenSecretSpec,
+    IssuedFor, NamedSecret, Parameter, RefreshSpec, TokenCredentials, TokenLayout, TokenSecretSpec,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
@@ -68,6 +69,8 @@ pub mod mark {
     pub const STATE: &str = "cloudidentity.dev/state";
     /// On an `AccessToken`, by a person: any value that was not there before asks for a new token.
     pub const REFRESH: &str = "cloudidentity.dev/refresh";
+    /// On a provider, by a person: the host of a token endpoint that may be used although it was another one before.
+    pub const ACCEPT_ENDPOINTS: &str = "cloudidentity.dev/accept-endpoints";
     /// On an object, by a person: the App ID scope that may be taken away although roles hold it.
     pub const REMOVE_SCOPE: &str = "cloudidentity.dev/remove-scope";
     /// Every label and annotation key that belongs to the operator starts with this.

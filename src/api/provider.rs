@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::{Condition, ObjectVersion};
+use super::{Condition, ObjectVersion, Span};
 
 /// The base address of a service: `https`, without user info, query or fragment; at most 2048 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +142,199 @@ pub struct IamProvider {
     pub api_key: KeySource,
 }
 
+/// Which keys of a Secret hold a pair of client id and client secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PairKeys {
+    /// Key with the client id.
+    #[schemars(length(min = 1, max = 253))]
+    pub client_id: String,
+    /// Key with the client secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub client_secret: String,
+}
+
+/// A Secret with a pair of client id and client secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PairSecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Keys with client id and client secret. Default: `client_id` and `client_secret`, else `clientId` and `clientSecret`, else `clientId`
+    /// and `secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PairKeys>,
+}
+
+/// Where a client's own credential is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PairSource {
+    /// The Secret that holds it. White space around values is ignored. With `PrivateKeyJwt` the client id is enough.
+    pub secret_ref: PairSecretRef,
+}
+
+/// How a client proves who it is at a token endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AuthenticationMethod {
+    /// HTTP Basic (RFC 6749, section 2.3.1).
+    ClientSecretBasic,
+    /// In the form.
+    ClientSecretPost,
+    /// A signed assertion (RFC 7523, section 2.2).
+    PrivateKeyJwt,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// How the two halves of HTTP Basic are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BasicEncoding {
+    /// Form-encoded first, as the standard says.
+    #[default]
+    FormEncoded,
+    /// As they are, as several servers want it.
+    Raw,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// With what an assertion is signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SigningAlgorithm {
+    /// RSA, PKCS #1 v1.5, SHA-256.
+    #[default]
+    RS256,
+    /// RSA, PSS, SHA-256.
+    PS256,
+    /// The curve P-256, SHA-256.
+    ES256,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// For whom an assertion is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AssertionAudience {
+    /// The issuer.
+    #[default]
+    Issuer,
+    /// The token endpoint.
+    TokenEndpoint,
+    /// Both, as a list.
+    Both,
+    /// Written by a newer version of the operator.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
+}
+
+/// How the client authenticates at the token endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("(self.method == 'PrivateKeyJwt') == has(self.privateKey)", "privateKey goes with method: PrivateKeyJwt"),
+    validation = ("self.method == 'ClientSecretBasic' || !has(self.basicEncoding)", "basicEncoding goes with method: ClientSecretBasic"),
+)]
+pub struct ClientAuthentication {
+    /// `ClientSecretBasic`, `ClientSecretPost` or `PrivateKeyJwt`.
+    pub method: AuthenticationMethod,
+    /// The private key of `PrivateKeyJwt`: PEM (PKCS #8, PKCS #1 or SEC 1). RSA keys have 2048 bits or more. Default key `private_key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<KeySource>,
+    /// Id of the key (`kid`), by which the server finds its public half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub key_id: Option<String>,
+    /// `RS256` (default), `PS256` or `ES256`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<SigningAlgorithm>,
+    /// `Issuer` (default), `TokenEndpoint` or `Both`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<AssertionAudience>,
+    /// How long an assertion is valid, up to `5m`. Default `60s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Span>,
+    /// `FormEncoded` (default) or `Raw`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic_encoding: Option<BasicEncoding>,
+}
+
+/// IBM Verify (formerly IBM Cloud Identity).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("self.url.matches('^https://[^/]+/?$')", "verify.url is the address of a tenant without a path, like https://example.verify.ibm.com"))]
+pub struct VerifyProvider {
+    /// Address of the tenant, for example `https://example.verify.ibm.com`; no path.
+    pub url: ServiceUrl,
+    /// The API client to ask with.
+    pub credentials: PairSource,
+    /// How the API client authenticates. Default `ClientSecretPost`, as IBM's own tools do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_authentication: Option<ClientAuthentication>,
+}
+
+/// SecureAuth Identity Store. Its interface is thinly documented: what is built here was not tried with the live service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("self.url.matches('^https://[^/]+/?$')", "secureAuth.url is the address of a tenant without a path, like https://example.ids.secureauth.com"),
+    validation = ("self.idsId == oldSelf.idsId", "secureAuth.idsId is immutable: create a new provider for another store"),
+)]
+pub struct SecureAuthProvider {
+    /// Address of the tenant, for example `https://example.ids.secureauth.com`; no path.
+    pub url: ServiceUrl,
+    /// The identity store. Default `default`. Immutable.
+    #[serde(default = "default_store")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9-]+$"))]
+    pub ids_id: String,
+    /// The API credential of a user with the developer privilege: client id and client secret as the profile page shows them.
+    pub credentials: PairSource,
+    /// How long a token is taken to live, since the service tells none. Default `10m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Span>,
+}
+
+fn default_store() -> String {
+    "default".to_owned()
+}
+
+/// Any OAuth 2.0 or OpenID Connect server: `issuer`, from which the rest is discovered, or `tokenEndpoint`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.issuer) || has(self.tokenEndpoint)", "set issuer, or tokenEndpoint"),
+    validation = ("!has(self.expectedIssuer) || has(self.issuer)", "expectedIssuer goes with issuer"),
+    validation = ("has(self.issuer) == has(oldSelf.issuer) && (!has(self.issuer) || self.issuer == oldSelf.issuer)", "oidc.issuer is immutable: create a new provider for another server"),
+)]
+pub struct OidcProvider {
+    /// The issuer: its discovery document names the endpoints, and must name this very issuer, character for character. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<ServiceUrl>,
+    /// What the discovery document names as issuer, where that is another text than the address it is read at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub expected_issuer: Option<String>,
+    /// The token endpoint, instead of the one that is discovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_endpoint: Option<ServiceUrl>,
+    /// The client to ask with; objects may bring their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PairSource>,
+    /// How a client authenticates. Default `ClientSecretBasic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_authentication: Option<ClientAuthentication>,
+    /// How long a token is taken to live where neither the reply nor the token tells. Default `10m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Span>,
+}
+
 /// Certificates to trust besides the built-in roots. Verification cannot be turned off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -206,8 +399,8 @@ fn in_flight(_: &mut SchemaGenerator) -> Schema {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("has(self.appId) != has(self.iam)", "set exactly one of appId and iam"),
-    validation = ("has(self.appId) == has(oldSelf.appId)", "the service of a provider is immutable: create a new provider"),
+    validation = ("[has(self.appId), has(self.iam), has(self.verify), has(self.secureAuth), has(self.oidc)].filter(x, x).size() == 1", "set exactly one of appId, iam, verify, secureAuth and oidc"),
+    validation = ("has(self.appId) == has(oldSelf.appId) && has(self.iam) == has(oldSelf.iam) && has(self.verify) == has(oldSelf.verify) && has(self.secureAuth) == has(oldSelf.secureAuth)", "the service of a provider is immutable: create a new provider"),
 )]
 pub struct IdentityProviderSpec {
     /// An IBM Cloud App ID tenant.
@@ -216,6 +409,15 @@ pub struct IdentityProviderSpec {
     /// IBM Cloud IAM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iam: Option<IamProvider>,
+    /// An IBM Verify (formerly IBM Cloud Identity) tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyProvider>,
+    /// A SecureAuth Identity Store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_auth: Option<SecureAuthProvider>,
+    /// Any OAuth 2.0 or OpenID Connect server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcProvider>,
     /// Certificates to trust besides the built-in roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -313,8 +515,8 @@ pub struct Permits {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("has(self.appId) != has(self.iam)", "set exactly one of appId and iam"),
-    validation = ("has(self.appId) == has(oldSelf.appId)", "the service of a provider is immutable: create a new provider"),
+    validation = ("[has(self.appId), has(self.iam), has(self.verify), has(self.secureAuth), has(self.oidc)].filter(x, x).size() == 1", "set exactly one of appId, iam, verify, secureAuth and oidc"),
+    validation = ("has(self.appId) == has(oldSelf.appId) && has(self.iam) == has(oldSelf.iam) && has(self.verify) == has(oldSelf.verify) && has(self.secureAuth) == has(oldSelf.secureAuth)", "the service of a provider is immutable: create a new provider"),
 )]
 pub struct ClusterIdentityProviderSpec {
     /// An IBM Cloud App ID tenant.
@@ -323,6 +525,15 @@ pub struct ClusterIdentityProviderSpec {
     /// IBM Cloud IAM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iam: Option<IamProvider>,
+    /// An IBM Verify (formerly IBM Cloud Identity) tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyProvider>,
+    /// A SecureAuth Identity Store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_auth: Option<SecureAuthProvider>,
+    /// Any OAuth 2.0 or OpenID Connect server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcProvider>,
     /// Certificates to trust besides the built-in roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -366,6 +577,10 @@ pub struct ProviderStatus {
     /// Host of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Host of the token endpoint, where a discovery document names another one than that of the issuer. When it changes later it is not used
+    /// (`EndpointsChanged`) until the provider is annotated `cloudidentity.dev/accept-endpoints: <host>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints_host: Option<String>,
     /// Who the operator is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<ProviderIdentity>,

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Condition, LocalReference, ObjectVersion, ProviderReference, ProviderVersion, SecretVersion, Span,
+    Condition, LocalReference, ObjectVersion, PairKeys, ProviderReference, ProviderVersion, SecretVersion, Span,
     secret::{annotation_values, key_names, label_values},
 };
 
@@ -50,18 +50,6 @@ pub struct ClientReference {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-}
-
-/// Which keys of a Secret hold a pair of client id and client secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PairKeys {
-    /// Key with the client id.
-    #[schemars(length(min = 1, max = 253))]
-    pub client_id: String,
-    /// Key with the client secret.
-    #[schemars(length(min = 1, max = 253))]
-    pub client_secret: String,
 }
 
 /// A Secret of the same namespace with a credential.

@@ -14,8 +14,8 @@ use super::{
     versions::{Key, Versions},
 };
 use crate::{
-    api::{ObjectVersion, mark},
-    model::SecretText,
+    api::{ObjectVersion, PairKeys, mark},
+    model::{ExposeSecret, SecretText},
     plan::Problem,
     reasons::Reason,
 };
@@ -69,6 +69,38 @@ impl Credentials {
         self.kept.lock().insert(key.clone(), read.clone());
         Ok(Ok(read))
     }
+}
+
+/// A pair of client id and client secret in a Secret, without white space around either. Without `keys`, the usual names are tried; the secret
+/// may be missing where only the id is needed.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn pair(
+    data: &BTreeMap<String, SecretText>,
+    name: &str,
+    keys: Option<&PairKeys>,
+    needs_secret: bool,
+) -> Result<(String, SecretText), Problem> {
+    let pairs: Vec<(&str, &str)> = match keys {
+        Some(keys) => vec![(&keys.client_id, &keys.client_secret)],
+        None => vec![("client_id", "client_secret"), ("clientId", "clientSecret"), ("clientId", "secret")],
+    };
+    let text = |key: &str| data.get(key).map(|text| text.expose_secret().trim());
+    let found = pairs.iter().find(|(id, secret)| text(id).is_some() && (!needs_secret || text(secret).is_some()));
+    let Some((id, secret)) = found else {
+        let names: Vec<String> = pairs.iter().map(|(id, secret)| format!("{id} and {secret}")).collect();
+        return Err(Problem::new(
+            Reason::CredentialsNotFound,
+            format!("the Secret {name} holds no pair of a client: it needs the keys {}", names.join(", or ")),
+        ));
+    };
+    let (id, secret) = (text(id).unwrap_or_default(), text(secret).unwrap_or_default());
+    if id.is_empty() || (needs_secret && secret.is_empty()) {
+        return Err(Problem::new(Reason::CredentialsInvalid, format!("the Secret {name} holds an empty client id or secret")));
+    }
+    Ok((id.to_owned(), secret.to_owned().into()))
 }
 
 /// A Secret or ConfigMap, or one of its keys, that is not there.

@@ -103,10 +103,7 @@ impl<P: ProviderObject> Kind for Providers<P> {
         if let Some(again) = context.memory.reports_again_at(&specification.uid, now).filter(|_| !is_news) {
             return Some(Some(again));
         }
-        let is_loaded = context
-            .directory
-            .version(&specification.key)
-            .is_some_and(|version| version.uid == specification.uid && version.generation == specification.generation);
+        let is_loaded = context.directory.has_loaded(&specification);
         let connection = context.directory.connection(&specification.key);
         // What keeps it from being used may be news: also of a provider that was read before any pass over it.
         let is_told = connection
@@ -148,11 +145,7 @@ impl<P: ProviderObject> Kind for Providers<P> {
     async fn perform(pass: &mut Pass<P>, Probe(connection): Probe) -> Result<(), Abort> {
         let caller =
             Caller { namespace: pass.subject.namespace.clone(), urgency: Urgency::Wanted, fence: Some(pass.context.leadership.clone()) };
-        let found = match &connection.service {
-            Service::AppId(app_id) => app_id.probe(&caller).await,
-            Service::Iam(iam) => iam.token(&caller).await.map(|token| token.standing.clone()),
-        };
-        pass.found = Some(found);
+        pass.found = Some(connection.service.probe(&caller).await);
         Ok(())
     }
 
@@ -166,9 +159,7 @@ fn wants_probe<P: ProviderObject>(object: &P, connection: Option<&Connection>) -
     let Some(connection) = connection else { return false };
     let status = object.status().cloned().unwrap_or_default();
     let waited_for_credentials = status.failures.is_none() && status.next_action_at.is_some();
-    status.observed_generation != object.meta().generation
-        || status.credentials_version.as_ref() != Some(&connection.credentials)
-        || waited_for_credentials
+    status.observed_generation != object.meta().generation || status.credentials_version != connection.credentials || waited_for_credentials
 }
 
 impl<P: ProviderObject> Pass<P> {
@@ -210,12 +201,13 @@ impl<P: ProviderObject> Pass<P> {
             observed_generation: Some(self.subject.generation),
             // An account is proven by a token only, whatever the spec says.
             tenant: connection
-                .filter(|connection| matches!(connection.service, Service::AppId(_)))
+                .filter(|connection| !matches!(connection.service, Service::Iam(_)))
                 .and_then(|connection| connection.tenant.as_ref())
                 .map(ToString::to_string)
                 .or_else(|| former.tenant.clone()),
             host: connection.map(|connection| connection.host.clone()),
-            credentials_version: connection.map(|connection| connection.credentials.clone()),
+            credentials_version: connection.and_then(|connection| connection.credentials.clone()),
+            endpoints_host: former.endpoints_host.clone(),
             identity: former.identity.clone(),
             ..ProviderStatus::default()
         };
@@ -256,6 +248,9 @@ impl<P: ProviderObject> Pass<P> {
 
     fn found_working(&self, connection: &Connection, standing: &Standing, status: &mut ProviderStatus) -> (Option<Problem>, State) {
         status.identity = Some(ProviderIdentity { iam_id: standing.iam_id.clone(), account: standing.account.clone() });
+        if standing.endpoints_host.is_some() {
+            status.endpoints_host = standing.endpoints_host.clone();
+        }
         if let (Service::Iam(_), Some(account)) = (&connection.service, &standing.account) {
             if connection.tenant.as_ref().is_some_and(|tenant| tenant.as_str() != account) {
                 let problem =
@@ -265,11 +260,13 @@ impl<P: ProviderObject> Pass<P> {
             status.tenant = Some(TenantIdentity::iam_account(account).to_string());
         }
         let can_register = match (&connection.service, standing.can_register) {
-            (Service::Iam(_), _) => State::Unknown(Problem::new(Reason::NotApplicable, "nothing is registered through this provider yet")),
-            (_, Some(true)) => State::Yes(Reason::WriterRole),
-            (_, Some(false)) => State::No(Problem::new(Reason::WriterRoleRequired, Reason::WriterRoleRequired.advice())),
-            (_, None) => State::Unknown(Problem::new(Reason::Unknown, "the service could not say")),
+            (Service::AppId(_), Some(true)) => State::Yes(Reason::WriterRole),
+            (Service::AppId(_), Some(false)) => State::No(Problem::new(Reason::WriterRoleRequired, Reason::WriterRoleRequired.advice())),
+            (Service::AppId(_), None) => State::Unknown(Problem::new(Reason::Unknown, "the service could not say")),
+            _ => State::Unknown(Problem::new(Reason::NotApplicable, "nothing is registered through this provider yet")),
         };
-        (None, can_register)
+        let problem =
+            standing.has_newer_credential.then(|| Problem::new(Reason::CredentialsRegenerated, Reason::CredentialsRegenerated.advice()));
+        (problem, can_register)
     }
 }

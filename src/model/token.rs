@@ -85,8 +85,62 @@ impl TokenRequest {
 pub struct ClientCredential {
     /// Its id.
     pub id: String,
-    /// Its secret.
-    pub secret: SecretText,
+    /// How it proves who it is.
+    pub proof: Proof,
+}
+
+impl ClientCredential {
+    /// A client with a secret.
+    #[must_use]
+    pub fn with_secret(id: impl Into<String>, secret: SecretText) -> Self {
+        Self { id: id.into(), proof: Proof::Secret(secret) }
+    }
+}
+
+/// How a client proves who it is.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// By a secret that it shares with the server.
+    Secret(SecretText),
+    /// By a signature (RFC 7523, section 2.2).
+    Key(SigningKey),
+}
+
+/// A private key, and how it is used.
+#[derive(Clone, Debug)]
+pub struct SigningKey {
+    /// The key, PEM.
+    pub pem: SecretText,
+    /// With what it signs.
+    pub algorithm: Algorithm,
+    /// By which name the server knows its public half.
+    pub key_id: Option<String>,
+    /// For whom assertions are made.
+    pub audience: Audience,
+    /// How long one is valid.
+    pub lifetime: Duration,
+}
+
+/// With what an assertion is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// RSA, PKCS #1 v1.5, SHA-256.
+    Rs256,
+    /// RSA, PSS, SHA-256.
+    Ps256,
+    /// The curve P-256, SHA-256.
+    Es256,
+}
+
+/// For whom an assertion is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// The issuer.
+    Issuer,
+    /// The token endpoint.
+    TokenEndpoint,
+    /// Both.
+    Both,
 }
 
 /// What a token is asked for with.

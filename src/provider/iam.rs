@@ -118,6 +118,12 @@ impl Iam {
         }
     }
 
+    /// Its HTTP side.
+    #[must_use]
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
     /// Whether IAM answered the last call.
     #[must_use]
     pub fn is_answering(&self) -> bool {
@@ -135,7 +141,7 @@ impl Iam {
     async fn fetch(&self, caller: &Caller) -> Result<IamToken, Failure> {
         let issued = self.issue(caller, &self.own_request()).await?;
         let claims = claims(issued.access_token.expose_secret());
-        let standing = Standing { iam_id: claims.iam_id, account: claims.account.and_then(|account| account.bss), can_register: None };
+        let standing = Standing { iam_id: claims.iam_id, account: claims.account.and_then(|account| account.bss), ..Standing::default() };
         let life = Life::told(&issued.told, LIFETIME_UNKNOWN).remaining;
         Ok(IamToken { value: issued.access_token, standing, use_until: Instant::now() + life.mul_f64(0.8) })
     }
@@ -156,7 +162,7 @@ impl TokenIssuer for Iam {
             endpoint: self.token_endpoint.clone(),
             authentication: ClientAuthentication::Basic,
             request,
-            extra: Vec::new(),
+            issuer: "",
         };
         oauth::ask(&self.tenant, caller, call).await.map_err(|failure| match &request.grant {
             // "Unknown key" right after the key appeared means "not known yet".

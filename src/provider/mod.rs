@@ -3,10 +3,14 @@
 //! What every service shares: [`gate`] (who may ask a tenant, and when), [`http`] (how a request is made, and what its answer means).
 
 pub mod app_id;
+pub mod assertion;
 pub mod gate;
 pub mod http;
 pub mod iam;
 pub mod oauth;
+pub mod oidc;
+pub mod secure_auth;
+pub mod verify;
 
 use std::{future::Future, sync::Arc};
 
@@ -14,6 +18,9 @@ pub use app_id::AppId;
 pub use gate::{Gate, Urgency};
 pub use http::{HttpSettings, Tenant};
 pub use iam::Iam;
+pub use oidc::Oidc;
+pub use secure_auth::SecureAuth;
+pub use verify::Verify;
 
 use crate::model::{Application, ClientId, Failure, IssuedToken, SecretText, TokenRequest};
 
@@ -82,4 +89,8 @@ pub struct Standing {
     pub account: Option<String>,
     /// Whether it may register; `None` when the service cannot tell.
     pub can_register: Option<bool>,
+    /// Host of the token endpoint, where that was found out.
+    pub endpoints_host: Option<String>,
+    /// Whether the service has a newer credential of the same user than the one that is used.
+    pub has_newer_credential: bool,
 }

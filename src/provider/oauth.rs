@@ -11,13 +11,16 @@ use serde::Deserialize;
 use url::{Url, form_urlencoded};
 
 use super::{
-    Caller, Tenant,
+    Caller, Tenant, assertion,
     http::{Answer, Body, DEADLINE, Request},
 };
 use crate::{
-    model::{Class, ClientCredential, ExposeSecret, Failure, Grant, IssuedToken, SecretText, TokenRequest, Told},
+    model::{Class, ClientCredential, ExposeSecret, Failure, Grant, IssuedToken, Proof, SecretText, TokenRequest, Told},
     reasons::Reason,
 };
+
+/// By so many seconds two clocks must differ before an assertion is made again.
+const CLOCKS_DIFFER: i64 = 30;
 
 /// How a client proves who it is (RFC 6749, section 2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +45,8 @@ pub(super) struct TokenCall<'a> {
     pub(super) authentication: ClientAuthentication,
     /// What is asked for.
     pub(super) request: &'a TokenRequest,
-    /// Fields of the form that only this service knows.
-    pub(super) extra: Vec<(&'a str, &'a str)>,
+    /// The server's issuer, for assertions.
+    pub(super) issuer: &'a str,
 }
 
 /// A reply. IAM tells the end of a token as a time too (`expiration`).
@@ -78,7 +81,20 @@ struct Times {
 ///
 /// When there is none. A refusal of the client is [`Reason::InvalidClient`], one of what the grant presents [`Reason::InvalidGrant`].
 pub(super) async fn ask(tenant: &Tenant, caller: &Caller, call: TokenCall<'_>) -> Result<IssuedToken, Failure> {
-    let TokenCall { doing, operation, endpoint, authentication, request, extra } = call;
+    let has_key = matches!(call.request.client, Some(ClientCredential { proof: Proof::Key(_), .. }));
+    let time_before = tenant.time();
+    let result = ask_once(tenant, caller, &call).await;
+    match &result {
+        // The assertion was made by a clock that turns out to be wrong: it was not accepted, so that one repetition is safe.
+        Err(failure) if has_key && failure.class == Class::Unauthorized && (tenant.time() - time_before).abs() > CLOCKS_DIFFER => {
+            ask_once(tenant, caller, &call).await
+        }
+        _ => result,
+    }
+}
+
+async fn ask_once(tenant: &Tenant, caller: &Caller, call: &TokenCall<'_>) -> Result<IssuedToken, Failure> {
+    let TokenCall { doing, operation, endpoint, authentication, issuer, request } = call;
     let (scopes, grant_type) = (request.scopes.join(" "), grant_type(&request.grant));
     let mut form = vec![("grant_type", grant_type)];
     match &request.grant {
@@ -93,26 +109,52 @@ pub(super) async fn ask(tenant: &Tenant, caller: &Caller, call: TokenCall<'_>) -
     form.extend(request.audiences.iter().map(|audience| ("audience", audience.as_str())));
     form.extend(request.resources.iter().map(|resource| ("resource", resource.as_str())));
     form.extend(request.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    form.extend(extra);
     let mut authorization = None;
+    let assertion;
     if let Some(client) = &request.client {
-        match authentication {
-            ClientAuthentication::Post => {
-                form.extend([("client_id", client.id.as_str()), ("client_secret", client.secret.expose_secret())])
+        match (&client.proof, authentication) {
+            (Proof::Key(key), _) => {
+                assertion = assertion::signed(doing, client, key, issuer, endpoint, tenant.time())?;
+                form.extend([
+                    ("client_id", client.id.as_str()),
+                    ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+                    ("client_assertion", assertion.expose_secret()),
+                ]);
             }
-            ClientAuthentication::Basic | ClientAuthentication::BasicRaw => authorization = Some(basic(client, authentication)),
+            (Proof::Secret(secret), ClientAuthentication::Post) => {
+                form.extend([("client_id", client.id.as_str()), ("client_secret", secret.expose_secret())]);
+            }
+            (Proof::Secret(_), ClientAuthentication::Basic | ClientAuthentication::BasicRaw) => {
+                authorization = basic(client, *authentication);
+            }
         }
     }
-    let request_of_http =
-        Request { doing, operation, method: Method::POST, url: endpoint, authorization, body: Body::Form(form), deadline: DEADLINE };
+    let request_of_http = Request {
+        doing,
+        operation,
+        method: Method::POST,
+        url: endpoint.clone(),
+        authorization,
+        body: Body::Form(form),
+        deadline: DEADLINE,
+    };
     let answer = tenant.call(caller, request_of_http).await?;
+    issued(tenant, doing, &answer, request)
+}
+
+/// The token that an answer holds.
+///
+/// # Errors
+///
+/// When it holds none.
+pub(super) fn issued(tenant: &Tenant, doing: &'static str, answer: &Answer, request: &TokenRequest) -> Result<IssuedToken, Failure> {
     let received = Instant::now();
-    let reply: Reply = tenant.read(doing, false, &answer).map_err(|failure| explained(failure, &answer, request))?;
+    let reply: Reply = tenant.read(doing, false, answer).map_err(|failure| explained(failure, answer, request))?;
     let Some(token) = reply.access_token.as_ref().filter(|token| is_sendable(token.expose_secret())) else {
         // Some servers report errors with status 200.
         return Err(match answer.refusal_in_a_success(doing) {
-            Some(failure) => explained(failure, &answer, request),
-            None => tenant.nonsense(doing, false, &answer, "the answer holds no token"),
+            Some(failure) => explained(failure, answer, request),
+            None => tenant.nonsense(doing, false, answer, "the answer holds no token"),
         });
     };
     if reply.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
@@ -121,7 +163,7 @@ pub(super) async fn ask(tenant: &Tenant, caller: &Caller, call: TokenCall<'_>) -
     }
     Ok(IssuedToken {
         access_token: token.clone(),
-        told: told(&reply, token, &answer),
+        told: told(&reply, token, answer),
         scope: reply.scope.filter(|scope| !scope.is_empty()),
         identity_token: reply.id_token.filter(|token| is_sendable(token.expose_secret())),
         received,
@@ -137,13 +179,15 @@ const fn grant_type(grant: &Grant) -> &'static str {
     }
 }
 
-fn basic(client: &ClientCredential, authentication: ClientAuthentication) -> SecretText {
+/// The header of HTTP Basic; none for a client without a secret.
+pub(super) fn basic(client: &ClientCredential, authentication: ClientAuthentication) -> Option<SecretText> {
+    let Proof::Secret(secret) = &client.proof else { return None };
     let half = |text: &str| match authentication {
         ClientAuthentication::Basic => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
         ClientAuthentication::BasicRaw | ClientAuthentication::Post => text.to_owned(),
     };
-    let pair = zeroize::Zeroizing::new(format!("{}:{}", half(&client.id), half(client.secret.expose_secret())));
-    format!("Basic {}", STANDARD.encode(pair.as_bytes())).into()
+    let pair = zeroize::Zeroizing::new(format!("{}:{}", half(&client.id), half(secret.expose_secret())));
+    Some(format!("Basic {}", STANDARD.encode(pair.as_bytes())).into())
 }
 
 /// Whose fault a refusal is: at a token endpoint a 401 speaks of the client, also without a body that says so (RFC 6749, section 5.2), and
@@ -203,9 +247,9 @@ mod tests {
 
     #[test]
     fn basic_encodes_both_halves_first_unless_told_not_to() {
-        let client = ClientCredential { id: "a:b".into(), secret: "p%/+=é w".into() };
+        let client = ClientCredential::with_secret("a:b", "p%/+=é w".into());
         let sent = |authentication| {
-            let text = basic(&client, authentication);
+            let text = basic(&client, authentication).expect("a secret");
             let encoded = text.expose_secret().strip_prefix("Basic ").expect("its scheme").to_owned();
             String::from_utf8(STANDARD.decode(encoded).expect("base64")).expect("text")
         };

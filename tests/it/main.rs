@@ -19,6 +19,7 @@ mod promises;
 mod restore;
 mod sdk;
 mod secrets;
+mod services;
 mod surface;
 mod switches;
 mod tokens;

@@ -275,9 +275,20 @@ fn providers() -> Vec<Row> {
     let url = |url: &str| json!({ "appId": { "url": url } });
     let iam = json!({ "apiKey": { "secretRef": { "name": "ibm-api-key" } } });
     let binding = json!({ "secretRef": { "name": "binding-appid" } });
+    let pair = json!({ "secretRef": { "name": "pair" } });
+    // Without the service of the valid document.
+    let of = |change: Value, refusal, counterpart: Value| {
+        let alone = |mut spec: Value| {
+            spec["appId"] = Value::Null;
+            spec
+        };
+        idp(alone(change), refusal, alone(counterpart))
+    };
+    let oidc_with =
+        |authentication: Value| json!({ "oidc": { "issuer": "https://id.example.com", "clientAuthentication": authentication } });
     vec![
-        idp(json!({ "iam": iam }), "set exactly one of appId and iam", json!({ "iam": iam, "appId": null })),
-        idp(json!({ "appId": null }), "set exactly one of appId and iam", json!({})),
+        idp(json!({ "iam": iam }), "set exactly one of appId, iam, verify, secureAuth and oidc", json!({ "iam": iam, "appId": null })),
+        idp(json!({ "appId": null }), "set exactly one of appId, iam, verify, secureAuth and oidc", json!({})),
         idp(
             json!({ "appId": { "tenantId": null } }),
             "set either binding, or url, tenantId and iam.apiKey",
@@ -342,7 +353,42 @@ fn providers() -> Vec<Row> {
             json!({ "budget": { "requestsPerSecond": 1000 } }),
         ),
         idp(json!({ "budget": { "concurrency": 65 } }), "should be less than or equal to 64", json!({ "budget": { "concurrency": 64 } })),
-        idp(json!({ "oidc": {} }), r#"unknown field "spec.oidc""#, json!({})),
+        idp(json!({ "okta": {} }), r#"unknown field "spec.okta""#, json!({})),
+        of(
+            json!({ "verify": { "url": "https://t.verify.ibm.com/oauth2", "credentials": pair } }),
+            "verify.url is the address of a tenant without a path, like https://example.verify.ibm.com",
+            json!({ "verify": { "url": "https://t.verify.ibm.com", "credentials": pair } }),
+        ),
+        of(
+            json!({ "secureAuth": { "url": "https://t.ids.secureauth.com/api", "credentials": pair } }),
+            "secureAuth.url is the address of a tenant without a path, like https://example.ids.secureauth.com",
+            json!({ "secureAuth": { "url": "https://t.ids.secureauth.com", "credentials": pair, "lifetime": "5m" } }),
+        ),
+        of(
+            json!({ "oidc": { "credentials": pair } }),
+            "set issuer, or tokenEndpoint",
+            json!({ "oidc": { "issuer": "https://id.example.com/realms/a" } }),
+        ),
+        of(
+            json!({ "oidc": { "tokenEndpoint": "https://id.example.com/token", "expectedIssuer": "x" } }),
+            "expectedIssuer goes with issuer",
+            json!({ "oidc": { "tokenEndpoint": "https://id.example.com/token" } }),
+        ),
+        of(
+            oidc_with(json!({ "method": "PrivateKeyJwt" })),
+            "privateKey goes with method: PrivateKeyJwt",
+            oidc_with(json!({ "method": "PrivateKeyJwt", "privateKey": { "secretRef": { "name": "key" } }, "algorithm": "ES256" })),
+        ),
+        of(
+            oidc_with(json!({ "method": "ClientSecretPost", "basicEncoding": "Raw" })),
+            "basicEncoding goes with method: ClientSecretBasic",
+            oidc_with(json!({ "method": "ClientSecretBasic", "basicEncoding": "Raw" })),
+        ),
+        of(
+            oidc_with(json!({ "method": "tls_client_auth" })),
+            r#"Unsupported value: "tls_client_auth""#,
+            oidc_with(json!({ "method": "ClientSecretPost" })),
+        ),
     ]
 }
 
@@ -355,7 +401,7 @@ fn cluster_providers() -> Vec<Row> {
     let selector = json!({ "matchLabels": { "team": "shop" } });
     let labels = |count| allowed(json!({ "from": "Selected", "selector": { "matchLabels": map(count) } }));
     vec![
-        cidp(json!({ "appId": null }), "set exactly one of appId and iam", json!({})),
+        cidp(json!({ "appId": null }), "set exactly one of appId, iam, verify, secureAuth and oidc", json!({})),
         cidp(allowed(json!({ "from": "Listed" })), "names goes with from: Listed", allowed(json!({ "from": "Listed", "names": ["shop"] }))),
         cidp(allowed(json!({ "names": ["shop"] })), "names goes with from: Listed", allowed(json!({ "from": "All" }))),
         cidp(
@@ -525,6 +571,28 @@ fn immutable() -> Vec<(&'static str, Value, Value, &'static str)> {
             "iam.accountId is immutable: create a new provider for another account",
         ));
         rows.push((kind, account(json!("a1")), account(Value::Null), "iam.accountId is immutable"));
+        let other = |service: &str, member: &str, value: &str| {
+            let mut spec = json!({ "appId": null });
+            let pair = json!({ "secretRef": { "name": "pair" } });
+            spec[service] = match service {
+                "secureAuth" => json!({ "url": "https://t.ids.secureauth.com", "credentials": pair }),
+                _ => json!({ "credentials": pair }),
+            };
+            spec[service][member] = json!(value);
+            json!({ "spec": spec })
+        };
+        rows.push((
+            kind,
+            other("oidc", "issuer", "https://a.example.com"),
+            other("oidc", "issuer", "https://b.example.com"),
+            "oidc.issuer is immutable: create a new provider for another server",
+        ));
+        rows.push((
+            kind,
+            other("secureAuth", "idsId", "default"),
+            other("secureAuth", "idsId", "another"),
+            "secureAuth.idsId is immutable: create a new provider for another store",
+        ));
     }
     rows
 }

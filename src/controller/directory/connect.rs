@@ -15,20 +15,28 @@ use url::Url;
 use super::{
     super::{
         cluster::Abort,
-        credentials::{ReadCredential, missing},
+        credentials::{ReadCredential, missing, pair},
         versions::Versions,
     },
     Bundle, Connection, Directory, Service, Specification,
+    specification::ServiceSpec,
 };
 use crate::{
-    api::{AppIdProvider, IamProvider, ObjectVersion},
-    model::{ExposeSecret, Failure, SecretText, TenantIdentity},
+    api::{
+        AppIdProvider, AssertionAudience, AuthenticationMethod, BasicEncoding, ClientAuthentication as ClientAuthenticationSpec,
+        IamProvider, ObjectVersion, OidcProvider, PairSecretRef, PairSource, SecureAuthProvider, ServiceUrl, SigningAlgorithm, Span,
+        VerifyProvider,
+    },
+    model::{Algorithm, Audience, ClientCredential, ExposeSecret, Failure, Proof, SecretText, SigningKey, TenantIdentity},
     plan::Problem,
     provider::{
-        AppId, Gate, Iam, Tenant,
+        AppId, Gate, Iam, Oidc, SecureAuth, Tenant, Verify,
         app_id::{self, SharedTenant},
+        assertion,
         gate::Budget,
         http, iam,
+        oauth::ClientAuthentication,
+        oidc::OidcSettings,
     },
     reasons::Reason,
 };
@@ -36,6 +44,11 @@ use crate::{
 /// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
 /// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
 const PASSES: Budget = Budget { requests_per_second: 100_000, concurrency: 8 };
+
+/// How long an assertion of a client is valid where the spec says nothing, and the least and the most that it may say.
+const ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
+const ASSERTION_LEAST: Duration = Duration::from_secs(10);
+const ASSERTION_MOST: Duration = Duration::from_secs(300);
 
 /// The Secrets that a provider names, by name, and the namespace they lie in.
 struct Named<'a> {
@@ -53,8 +66,105 @@ impl Named<'_> {
         self.secret(name)?.data.get(key).ok_or_else(|| missing("Secret", self.home, name, Some(key)))
     }
 
+    /// A client as its provider specifies it, and what stands for it in a fingerprint.
+    fn client(
+        &self,
+        source: &PairSource,
+        authentication: Option<&ClientAuthenticationSpec>,
+    ) -> Result<(ClientCredential, Vec<SecretText>), Problem> {
+        let PairSecretRef { name, keys } = &source.secret_ref;
+        let key = authentication.map(|spec| self.signing_key(spec)).transpose()?.flatten();
+        let (id, secret) = pair(&self.secret(name)?.data, name, keys.as_ref(), key.is_none())?;
+        let mut parts: Vec<SecretText> = vec![id.clone().into()];
+        let proof = match key {
+            Some(key) => {
+                parts.push(key.pem.clone());
+                parts.push(format!("{:?} {:?} {:?} {:?}", key.algorithm, key.key_id, key.audience, key.lifetime).into());
+                Proof::Key(key)
+            }
+            None => {
+                parts.push(secret.clone());
+                Proof::Secret(secret)
+            }
+        };
+        Ok((ClientCredential { id, proof }, parts))
+    }
+
+    fn signing_key(&self, spec: &ClientAuthenticationSpec) -> Result<Option<SigningKey>, Problem> {
+        let unknown = |field: &str| {
+            let message = format!("this version of the operator does not know the value of clientAuthentication.{field}");
+            Err(Problem::new(Reason::InvalidSpec, message))
+        };
+        let source = match (spec.method, &spec.private_key) {
+            (AuthenticationMethod::PrivateKeyJwt, Some(source)) => &source.secret_ref,
+            (AuthenticationMethod::PrivateKeyJwt, None) => {
+                return Err(Problem::new(Reason::InvalidSpec, "privateKey goes with method: PrivateKeyJwt"));
+            }
+            (AuthenticationMethod::Unknown, _) => return unknown("method"),
+            _ => return Ok(None),
+        };
+        let algorithm = match spec.algorithm.unwrap_or_default() {
+            SigningAlgorithm::RS256 => Algorithm::Rs256,
+            SigningAlgorithm::PS256 => Algorithm::Ps256,
+            SigningAlgorithm::ES256 => Algorithm::Es256,
+            SigningAlgorithm::Unknown => return unknown("algorithm"),
+        };
+        let audience = match spec.audience.unwrap_or_default() {
+            AssertionAudience::Issuer => Audience::Issuer,
+            AssertionAudience::TokenEndpoint => Audience::TokenEndpoint,
+            AssertionAudience::Both => Audience::Both,
+            AssertionAudience::Unknown => return unknown("audience"),
+        };
+        let lifetime = spec.lifetime.as_ref().and_then(Span::duration).unwrap_or(ASSERTION_LIFETIME).clamp(ASSERTION_LEAST, ASSERTION_MOST);
+        let pem = self.text(&source.name, source.key.as_deref().unwrap_or("private_key"))?.clone();
+        let key = SigningKey { pem, algorithm, key_id: spec.key_id.clone(), audience, lifetime };
+        assertion::check(&key).map_err(|failure| in_secret(self.home, &source.name, &failure))?;
+        Ok(Some(key))
+    }
+
     fn api_key(&self, name: &str, key: Option<&str>) -> Result<SecretText, Problem> {
         iam::api_key(self.text(name, key.unwrap_or("apikey"))?.expose_secret()).map_err(|failure| in_secret(self.home, name, &failure))
+    }
+}
+
+/// What [`Directory::common`] makes.
+struct Common {
+    tenant: Tenant,
+    connection: Draft,
+}
+
+/// A connection without its service.
+struct Draft {
+    admission: Arc<Gate>,
+    budget: Budget,
+}
+
+impl Draft {
+    fn with(
+        self,
+        service: Service,
+        tenant: Option<TenantIdentity>,
+        host: String,
+        credentials: Option<ObjectVersion>,
+        parts: &[SecretText],
+        ca: Option<&[u8]>,
+    ) -> Connection {
+        let Self { admission, budget } = self;
+        let identity = tenant.as_ref().map(ToString::to_string).unwrap_or_default();
+        let rates = [budget.requests_per_second.to_be_bytes(), budget.concurrency.to_be_bytes()].concat();
+        let mut all = vec![host.as_bytes(), identity.as_bytes(), ca.unwrap_or_default(), &rates];
+        all.extend(parts.iter().map(|part| part.expose_secret().as_bytes()));
+        let fingerprint = fingerprint(&all);
+        Connection { service, tenant, host, credentials, admission, fingerprint, budget }
+    }
+}
+
+fn authentication(spec: Option<&ClientAuthenticationSpec>, default: ClientAuthentication) -> ClientAuthentication {
+    match spec.map(|spec| (spec.method, spec.basic_encoding.unwrap_or_default())) {
+        Some((AuthenticationMethod::ClientSecretBasic, BasicEncoding::Raw)) => ClientAuthentication::BasicRaw,
+        Some((AuthenticationMethod::ClientSecretBasic, _)) => ClientAuthentication::Basic,
+        Some((AuthenticationMethod::ClientSecretPost, _)) => ClientAuthentication::Post,
+        Some((AuthenticationMethod::PrivateKeyJwt | AuthenticationMethod::Unknown, _)) | None => default,
     }
 }
 
@@ -119,10 +229,16 @@ impl Directory {
                 .unwrap_or(Budget::DEFAULT.requests_per_second),
             concurrency: spec.concurrency.and_then(|in_flight| u32::try_from(in_flight).ok()).unwrap_or(Budget::DEFAULT.concurrency),
         });
-        match (&specification.app_id, &specification.iam) {
-            (Some(app_id), None) => self.app_id(app_id, read, ca.as_deref(), budget),
-            (None, Some(iam)) => self.iam_service(iam, read, ca.as_deref(), budget),
-            _ => Err(Problem::new(Reason::InvalidSpec, "this version of the operator does not support the service of this provider")),
+        let ca = ca.as_deref();
+        match &specification.service {
+            ServiceSpec::AppId(app_id) => self.app_id(app_id, read, ca, budget),
+            ServiceSpec::Iam(iam) => self.iam_service(iam, read, ca, budget),
+            ServiceSpec::Verify(verify) => self.verify(verify, read, ca, budget),
+            ServiceSpec::SecureAuth(secure_auth) => self.secure_auth(secure_auth, read, ca, budget),
+            ServiceSpec::Oidc(oidc) => self.oidc(oidc, &specification.endpoints_host, read, ca, budget),
+            ServiceSpec::None => {
+                Err(Problem::new(Reason::InvalidSpec, "this version of the operator does not support the service of this provider"))
+            }
         }
     }
 
@@ -172,7 +288,7 @@ impl Directory {
             service: Service::AppId(Arc::new(AppId::new(tenant, origin, tenant_id, iam, shared))),
             tenant: Some(identity),
             host,
-            credentials: source.version.clone(),
+            credentials: Some(source.version.clone()),
             admission,
             fingerprint,
             budget,
@@ -188,11 +304,89 @@ impl Directory {
             service: Service::Iam(iam),
             tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),
             host: url.origin().ascii_serialization(),
-            credentials: source.version.clone(),
+            credentials: Some(source.version.clone()),
             admission: Gate::new(PASSES),
             fingerprint,
             budget,
         })
+    }
+
+    fn verify(&self, spec: &VerifyProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
+        let origin = self.origin("checking the address of Verify", &spec.url.0)?;
+        let (client, mut parts) = read.client(&spec.credentials, spec.client_authentication.as_ref())?;
+        let authentication = authentication(spec.client_authentication.as_ref(), ClientAuthentication::Post);
+        let host = origin.origin().ascii_serialization();
+        let identity = origin.host_str().unwrap_or_default().to_owned();
+        let common = self.common("verify", &host, &identity, ca, budget)?;
+        parts.push(format!("{authentication:?}").into());
+        let source = read.secret(&spec.credentials.secret_ref.name)?;
+        let service = Service::Verify(Arc::new(Verify::new(common.tenant, origin, authentication, client)));
+        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, Some(source.version.clone()), &parts, ca))
+    }
+
+    fn secure_auth(&self, spec: &SecureAuthProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
+        let origin = self.origin("checking the address of SecureAuth", &spec.url.0)?;
+        let (client, mut parts) = read.client(&spec.credentials, None)?;
+        let host = origin.origin().ascii_serialization();
+        let identity = format!("{}/{}", origin.host_str().unwrap_or_default(), spec.ids_id);
+        let common = self.common("secure_auth", &host, &identity, ca, budget)?;
+        let lifetime = spec.lifetime.as_ref().and_then(Span::duration);
+        parts.push(format!("{lifetime:?}").into());
+        let source = read.secret(&spec.credentials.secret_ref.name)?;
+        let service = Service::SecureAuth(Arc::new(SecureAuth::new(common.tenant, origin, spec.ids_id.clone(), client, lifetime)));
+        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, Some(source.version.clone()), &parts, ca))
+    }
+
+    fn oidc(
+        &self,
+        spec: &OidcProvider,
+        (known_host, accepted_host): &(Option<String>, Option<String>),
+        read: &Named<'_>,
+        ca: Option<&[u8]>,
+        budget: Budget,
+    ) -> Result<Connection, Problem> {
+        let address =
+            |url: &Option<ServiceUrl>| url.as_ref().map(|url| self.origin("checking the address of the server", &url.0)).transpose();
+        let (issuer, token_endpoint) = (address(&spec.issuer)?, address(&spec.token_endpoint)?);
+        let Some(place) = issuer.as_ref().or(token_endpoint.as_ref()) else {
+            return Err(Problem::new(Reason::InvalidSpec, "set issuer, or tokenEndpoint"));
+        };
+        let host = place.origin().ascii_serialization();
+        let identity = spec.issuer.as_ref().map_or_else(|| host.clone(), |issuer| issuer.0.clone());
+        let (client, mut parts, source) = match &spec.credentials {
+            Some(credentials) => {
+                let (client, parts) = read.client(credentials, spec.client_authentication.as_ref())?;
+                (Some(client), parts, Some(read.secret(&credentials.secret_ref.name)?.version.clone()))
+            }
+            None => (None, Vec::new(), None),
+        };
+        let common = self.common("oidc", &host, &identity, ca, budget)?;
+        let settings = OidcSettings {
+            issuer,
+            issuer_text: spec.issuer.as_ref().map(|issuer| issuer.0.clone()).unwrap_or_default(),
+            expected_issuer: spec.expected_issuer.clone(),
+            token_endpoint,
+            authentication: authentication(spec.client_authentication.as_ref(), ClientAuthentication::Basic),
+            client,
+            lifetime: spec.lifetime.as_ref().and_then(Span::duration),
+            known_host: known_host.clone(),
+            accepted_host: accepted_host.clone(),
+        };
+        let OidcSettings { expected_issuer, token_endpoint, authentication, lifetime, .. } = &settings;
+        parts.push(format!("{expected_issuer:?} {token_endpoint:?} {authentication:?} {lifetime:?} {accepted_host:?}").into());
+        let service = Service::Oidc(Arc::new(Oidc::new(common.tenant, settings, self.http.clone())));
+        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, source, &parts, ca))
+    }
+
+    /// What every service but IBM's two needs of the directory: its gates, shared by all providers of the tenant, and connections.
+    fn common(&self, service: &'static str, host: &str, identity: &str, ca: Option<&[u8]>, budget: Budget) -> Result<Common, Problem> {
+        let place = (host.to_owned(), identity.to_owned());
+        let (gate, admission) = {
+            let mut known = self.shared.lock();
+            (revived(&mut known.gates, &place, || Gate::new(budget)), revived(&mut known.admissions, &place, || Gate::new(PASSES)))
+        };
+        let tenant = Tenant::new(service, gate, &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
+        Ok(Common { tenant, connection: Draft { admission, budget } })
     }
 
     fn iam(

@@ -9,6 +9,7 @@ mod specification;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use kube::Client;
@@ -25,9 +26,11 @@ use super::{
 use crate::{
     api::{ObjectVersion, ProviderKind, ProviderVersion},
     metrics::Metrics,
-    model::TenantIdentity,
+    model::{Failure, IssuedToken, TenantIdentity, TokenRequest},
     plan::{Problem, application::ProviderView, permit::Permits},
-    provider::{AppId, Gate, HttpSettings, Iam, app_id::SharedTenant, gate::Budget},
+    provider::{
+        AppId, Caller, Gate, HttpSettings, Iam, Oidc, SecureAuth, Standing, TokenIssuer, Verify, app_id::SharedTenant, gate::Budget,
+    },
     reasons::Reason,
 };
 
@@ -38,6 +41,72 @@ pub enum Service {
     AppId(Arc<AppId>),
     /// IAM.
     Iam(Arc<Iam>),
+    /// IBM Verify.
+    Verify(Arc<Verify>),
+    /// A SecureAuth Identity Store.
+    SecureAuth(Arc<SecureAuth>),
+    /// Any OAuth 2.0 or OpenID Connect server.
+    Oidc(Arc<Oidc>),
+}
+
+impl Service {
+    /// The gate of its tenant.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        match self {
+            Self::AppId(app_id) => app_id.tenant().gate(),
+            Self::Iam(iam) => iam.tenant().gate(),
+            Self::Verify(verify) => verify.tenant().gate(),
+            Self::SecureAuth(secure_auth) => secure_auth.tenant().gate(),
+            Self::Oidc(oidc) => oidc.tenant().gate(),
+        }
+    }
+
+    /// Whether it answered the last call that anybody made.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        match self {
+            Self::AppId(app_id) => app_id.is_answering(),
+            other => other.gate().is_answering(),
+        }
+    }
+
+    /// Whether it works with the provider's own credential, and who that is there.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
+        match self {
+            Self::AppId(app_id) => app_id.probe(caller).await,
+            Self::Iam(iam) => iam.token(caller).await.map(|token| token.standing.clone()),
+            Self::Verify(verify) => verify.probe(caller).await,
+            Self::SecureAuth(secure_auth) => secure_auth.probe(caller).await,
+            Self::Oidc(oidc) => oidc.probe(caller).await,
+        }
+    }
+
+    /// How long a token is taken to live where nothing tells, if the provider says so.
+    #[must_use]
+    pub fn lifetime(&self) -> Option<Duration> {
+        match self {
+            Self::AppId(_) | Self::Iam(_) | Self::Verify(_) => None,
+            Self::SecureAuth(secure_auth) => secure_auth.lifetime(),
+            Self::Oidc(oidc) => oidc.lifetime(),
+        }
+    }
+}
+
+impl TokenIssuer for Service {
+    async fn issue(&self, caller: &Caller, request: &TokenRequest) -> Result<IssuedToken, Failure> {
+        match self {
+            Self::AppId(app_id) => app_id.issue(caller, request).await,
+            Self::Iam(iam) => iam.issue(caller, request).await,
+            Self::Verify(verify) => verify.issue(caller, request).await,
+            Self::SecureAuth(secure_auth) => secure_auth.issue(caller, request).await,
+            Self::Oidc(oidc) => oidc.issue(caller, request).await,
+        }
+    }
 }
 
 /// A provider, ready to use.
@@ -49,8 +118,8 @@ pub struct Connection {
     pub tenant: Option<TenantIdentity>,
     /// Host of the service.
     pub host: String,
-    /// The credential Secret it was made with.
-    pub credentials: ObjectVersion,
+    /// The credential Secret it was made with, where the provider has one.
+    pub credentials: Option<ObjectVersion>,
     /// Decides how many passes over objects of this tenant run at once.
     pub admission: Arc<Gate>,
     fingerprint: [u8; 32],
@@ -88,6 +157,7 @@ struct Entry {
 #[derive(Default)]
 struct Shared {
     tenants: HashMap<(String, String), Weak<SharedTenant>>,
+    gates: HashMap<(String, String), Weak<Gate>>,
     admissions: HashMap<(String, String), Weak<Gate>>,
     iams: HashMap<[u8; 32], Weak<Iam>>,
 }
@@ -229,10 +299,7 @@ impl Directory {
     pub fn is_answering(&self, key: &ProviderKey) -> bool {
         let entries = self.entries.lock();
         entries.get(key).is_some_and(|entry| {
-            let answers = |connection: &Arc<Connection>| match &connection.service {
-                Service::AppId(app_id) => app_id.is_answering(),
-                Service::Iam(iam) => iam.is_answering(),
-            };
+            let answers = |connection: &Arc<Connection>| connection.service.is_answering();
             entry.has_worked && !entry.is_doubted && entry.current.as_ref().is_ok_and(answers)
         })
     }
@@ -259,7 +326,18 @@ impl Directory {
     pub fn paused(&self) -> usize {
         let entries = self.entries.lock();
         let connections = entries.values().filter_map(|entry| entry.current.as_ref().ok());
-        connections.filter(|connection| matches!(&connection.service, Service::AppId(app_id) if app_id.tenant().gate().is_paused())).count()
+        connections.filter(|connection| connection.service.gate().is_paused()).count()
+    }
+
+    /// Whether this version of a provider object, with what a person accepts of it, is in use.
+    #[must_use]
+    pub fn has_loaded(&self, specification: &Specification) -> bool {
+        let entries = self.entries.lock();
+        let loaded = entries.get(&specification.key).and_then(|entry| entry.specification.as_ref());
+        loaded.is_some_and(|loaded| {
+            let version = |it: &Specification| (it.uid.clone(), it.generation, it.endpoints_host.1.clone());
+            version(loaded) == version(specification)
+        })
     }
 
     /// Which version of the provider object is in use.
@@ -325,10 +403,13 @@ pub struct Usable {
 fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
     let connected = || entries.values().filter_map(|entry| Some((entry.current.as_ref().ok()?, entry.has_worked)));
     for (connection, _) in connected() {
-        let Service::AppId(app_id) = &connection.service else { continue };
+        // Each API key of IAM has its own gate.
+        if matches!(connection.service, Service::Iam(_)) {
+            continue;
+        }
         let is_alike = |other: &Arc<Connection>| other.host == connection.host && other.tenant == connection.tenant;
         let alike = connected().filter(|(other, has_worked)| *has_worked && is_alike(other)).map(|(other, _)| other.budget);
-        app_id.tenant().gate().set_budget(alike.reduce(Budget::at_most).unwrap_or(connection.budget));
+        connection.service.gate().set_budget(alike.reduce(Budget::at_most).unwrap_or(connection.budget));
     }
 }
 

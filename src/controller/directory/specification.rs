@@ -10,8 +10,9 @@ use super::super::{
 };
 use crate::{
     api::{
-        AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClusterIdentityProvider, ClusterIdentityProviderSpec,
-        IamProvider, IdentityProvider, IdentityProviderSpec, NamespacesFrom, Permits as PermitsSpec, ProviderKind, ProviderStatus, mark,
+        AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClientAuthentication, ClusterIdentityProvider,
+        ClusterIdentityProviderSpec, IamProvider, IdentityProvider, IdentityProviderSpec, NamespacesFrom, OidcProvider, PairSource,
+        Permits as PermitsSpec, ProviderKind, ProviderStatus, SecureAuthProvider, VerifyProvider, mark,
     },
     model::TenantIdentity,
     plan::permit::Permits,
@@ -30,29 +31,78 @@ pub struct Specification {
     pub has_worked: bool,
     /// Whether its last check failed.
     pub has_failed: bool,
-    pub(super) app_id: Option<AppIdProvider>,
-    pub(super) iam: Option<IamProvider>,
+    /// Host of the token endpoint when it was last seen, and the one that a person accepts.
+    pub(super) endpoints_host: (Option<String>, Option<String>),
+    pub(super) service: ServiceSpec,
     pub(super) ca_bundle: Option<CaBundle>,
     pub(super) budget: Option<BudgetSpec>,
     pub(super) access: Option<(AllowedNamespaces, PermitsSpec)>,
+}
+
+/// The service of a provider.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum ServiceSpec {
+    /// None that this version knows.
+    None,
+    AppId(AppIdProvider),
+    Iam(IamProvider),
+    Verify(VerifyProvider),
+    SecureAuth(SecureAuthProvider),
+    Oidc(OidcProvider),
+}
+
+impl ServiceSpec {
+    fn of(
+        app_id: Option<AppIdProvider>,
+        iam: Option<IamProvider>,
+        verify: Option<VerifyProvider>,
+        secure_auth: Option<SecureAuthProvider>,
+        oidc: Option<OidcProvider>,
+    ) -> Self {
+        let app_id = app_id.map(Self::AppId).or(iam.map(Self::Iam));
+        app_id.or(verify.map(Self::Verify)).or(secure_auth.map(Self::SecureAuth)).or(oidc.map(Self::Oidc)).unwrap_or(Self::None)
+    }
+
+    fn secret_names(&self) -> Vec<&str> {
+        fn of_client<'a>(pair: Option<&'a PairSource>, authentication: Option<&'a ClientAuthentication>) -> Vec<&'a str> {
+            let key = authentication.and_then(|authentication| authentication.private_key.as_ref());
+            let pair = pair.map(|pair| pair.secret_ref.name.as_str());
+            pair.into_iter().chain(key.map(|key| key.secret_ref.name.as_str())).collect()
+        }
+        match self {
+            Self::None => Vec::new(),
+            Self::AppId(app_id) => {
+                let binding = app_id.binding.as_ref().map(|binding| binding.secret_ref.name.as_str());
+                let key = app_id.iam.as_ref().and_then(|iam| iam.api_key.as_ref()).map(|key| key.secret_ref.name.as_str());
+                binding.into_iter().chain(key).collect()
+            }
+            Self::Iam(iam) => vec![&iam.api_key.secret_ref.name],
+            Self::Verify(verify) => of_client(Some(&verify.credentials), verify.client_authentication.as_ref()),
+            Self::SecureAuth(secure_auth) => of_client(Some(&secure_auth.credentials), None),
+            Self::Oidc(oidc) => of_client(oidc.credentials.as_ref(), oidc.client_authentication.as_ref()),
+        }
+    }
 }
 
 impl Specification {
     /// The specification of an `IdentityProvider`.
     #[must_use]
     pub fn of_provider(object: &IdentityProvider) -> Self {
-        let IdentityProviderSpec { app_id, iam, tls, budget } = object.spec.clone();
+        let IdentityProviderSpec { app_id, iam, verify, secure_auth, oidc, tls, budget } = object.spec.clone();
+        let service = ServiceSpec::of(app_id, iam, verify, secure_auth, oidc);
         let ca_bundle = tls.map(|tls| tls.ca_bundle);
-        Self { app_id, iam, ca_bundle, budget, ..Self::bare(ProviderKind::IdentityProvider, &object.metadata, object.status.as_ref()) }
+        Self { service, ca_bundle, budget, ..Self::bare(ProviderKind::IdentityProvider, &object.metadata, object.status.as_ref()) }
     }
 
     /// The specification of a `ClusterIdentityProvider`.
     #[must_use]
     pub fn of_cluster_provider(object: &ClusterIdentityProvider) -> Self {
-        let ClusterIdentityProviderSpec { app_id, iam, tls, budget, allowed_namespaces, permits } = object.spec.clone();
+        let ClusterIdentityProviderSpec { app_id, iam, verify, secure_auth, oidc, tls, budget, allowed_namespaces, permits } =
+            object.spec.clone();
+        let service = ServiceSpec::of(app_id, iam, verify, secure_auth, oidc);
         let (ca_bundle, access) = (tls.map(|tls| tls.ca_bundle), Some((allowed_namespaces, permits)));
         let bare = Self::bare(ProviderKind::ClusterIdentityProvider, &object.metadata, object.status.as_ref());
-        Self { app_id, iam, ca_bundle, budget, access, ..bare }
+        Self { service, ca_bundle, budget, access, ..bare }
     }
 
     /// Which it is and what was found of it, without what it specifies.
@@ -67,8 +117,11 @@ impl Specification {
             generation: metadata.generation.unwrap_or_default(),
             has_worked: status.is_some_and(|status| status.identity.is_some()),
             has_failed: status.is_some_and(|status| status.failures.is_some()),
-            app_id: None,
-            iam: None,
+            endpoints_host: (
+                status.and_then(|status| status.endpoints_host.clone()),
+                metadata.annotations.as_ref().and_then(|annotations| annotations.get(mark::ACCEPT_ENDPOINTS).cloned()),
+            ),
+            service: ServiceSpec::None,
             ca_bundle: None,
             budget: None,
             access: None,
@@ -82,16 +135,9 @@ impl Specification {
     }
 
     pub(super) fn secret_names(&self) -> Vec<&str> {
-        let binding = self.app_id.as_ref().and_then(|app_id| app_id.binding.as_ref()).map(|binding| binding.secret_ref.name.as_str());
-        let app_id_key = self
-            .app_id
-            .as_ref()
-            .and_then(|app_id| app_id.iam.as_ref())
-            .and_then(|iam| iam.api_key.as_ref())
-            .map(|key| key.secret_ref.name.as_str());
-        let iam_key = self.iam.as_ref().map(|iam| iam.api_key.secret_ref.name.as_str());
-        let ca = self.ca_bundle.as_ref().and_then(|ca| ca.secret_ref.as_ref()).map(|reference| reference.name.as_str());
-        [binding, app_id_key, iam_key, ca].into_iter().flatten().collect()
+        let mut names = self.service.secret_names();
+        names.extend(self.ca_bundle.as_ref().and_then(|ca| ca.secret_ref.as_ref()).map(|reference| reference.name.as_str()));
+        names
     }
 
     pub(super) fn config_map_name(&self) -> Option<&str> {

@@ -33,8 +33,6 @@ use crate::{
     reasons::Reason,
 };
 
-use super::directory::Service;
-
 /// The kind's name.
 pub const KIND: &str = "AccessToken";
 
@@ -184,6 +182,7 @@ impl Kind for AccessTokens {
         match step {
             Step::Fetch => {
                 let issued = pass.fetch().await;
+                pass.tell_the_provider(&issued);
                 if let Err(failure) = &issued {
                     tracing::info!(object = %pass.subject.path(), class = failure.class.as_str(), reason = %failure.reason, %failure, "no token came");
                 }
@@ -214,6 +213,23 @@ impl Pass {
         Api::namespaced(self.context.client.clone(), &self.subject.namespace)
     }
 
+    /// What was met at the service is news about the provider, too: its own status is to say so.
+    fn tell_the_provider(&self, issued: &Result<Issued, Failure>) {
+        use Reason::{AddressNotAllowed, DiscoveryFailed, EndpointsChanged, IssuerMismatch, TenantNotFound, TlsNotTrusted};
+        let Some(source) = &self.source else { return };
+        match issued {
+            Ok(_) => self.context.reassure(&source.provider),
+            Err(failure) => {
+                let of_the_place = [AddressNotAllowed, DiscoveryFailed, EndpointsChanged, IssuerMismatch, TenantNotFound, TlsNotTrusted];
+                let is_of_the_provider =
+                    of_the_place.contains(&failure.reason) || (source.is_the_providers_own && failure.class == Class::Unauthorized);
+                if is_of_the_provider {
+                    self.context.doubt(&source.provider);
+                }
+            }
+        }
+    }
+
     async fn fetch(&mut self) -> Result<Issued, Failure> {
         const DOING: &str = "getting a token";
         let source = self
@@ -222,15 +238,12 @@ impl Pass {
             .ok_or_else(|| Failure::new(DOING, Class::Transient, Reason::ProviderNotReady, "the provider is not ready"))?;
         let fence = Some(self.context.leadership.clone() as Arc<dyn crate::provider::Fence>);
         let caller = Caller { namespace: self.subject.namespace.clone(), urgency: urgency(&self.object), fence };
-        let issued = match &source.connection.service {
-            Service::Iam(iam) => iam.issue(&caller, &source.request).await,
-            Service::AppId(app_id) => app_id.issue(&caller, &source.request).await,
-        }?;
+        let issued = source.connection.service.issue(&caller, &source.request).await?;
         if self.object.spec.secret.identity_token && issued.identity_token.is_none() {
             let message = "the answer holds no ID token, which spec.secret.identityToken asks for: ask for the scope openid";
             return Err(Failure::new(DOING, Class::Rejected, Reason::UnexpectedResponse, message));
         }
-        let life = Life::told(&issued.told, LIFETIME_UNKNOWN);
+        let life = Life::told(&issued.told, source.connection.service.lifetime().unwrap_or(LIFETIME_UNKNOWN));
         let came = self.context.clock.time_at(issued.received);
         let later = |span: std::time::Duration| came.checked_add(span).unwrap_or(Timestamp::MAX);
         let digest = secret::digest_of(&issued);

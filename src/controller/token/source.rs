@@ -10,13 +10,13 @@ use super::super::{
     Context, application,
     claims::ProviderKey,
     cluster::Abort,
-    credentials::{ReadCredential, missing},
+    credentials::{ReadCredential, missing, pair},
     directory::{Connection, Service, Usable},
 };
 use super::{spec::flaw, spec::named_secrets};
 use crate::{
     api::{AccessToken, AppIdApplication, ClientReference, GrantType, IssuedFor, ObjectVersion, TokenCredentials, mark},
-    model::{ClientCredential, ExposeSecret, Grant, SecretText, TokenRequest},
+    model::{ClientCredential, ExposeSecret, Grant, Proof, SecretText, TokenRequest},
     plan::{Problem, layout},
     provider::iam,
     reasons::Reason,
@@ -24,6 +24,7 @@ use crate::{
 
 /// What is known of a source without reading any credential.
 pub(super) struct Outline {
+    pub(super) provider: ProviderKey,
     pub(super) connection: Arc<Connection>,
     /// What a token is issued for now; `None` while the version of a credential is not known.
     pub(super) issued_for: Option<IssuedFor>,
@@ -34,6 +35,9 @@ pub(super) struct Outline {
 
 /// A source, ready to be asked.
 pub(super) struct Source {
+    pub(super) provider: ProviderKey,
+    /// Whether it is the provider's own credential that is used: what is said of it is said of the provider.
+    pub(super) is_the_providers_own: bool,
     pub(super) connection: Arc<Connection>,
     pub(super) issued_for: IssuedFor,
     pub(super) request: TokenRequest,
@@ -67,7 +71,7 @@ pub(super) fn outline(context: &Context, object: &AccessToken) -> Result<Outline
     };
     let own_credential_is_permitted = permits.is_none_or(|permits| permits.access_tokens);
     let issued_for = issued_for(context, object, &key, &connection, application.as_deref(), audience.clone());
-    Ok(Outline { connection, issued_for, application, own_credential_is_permitted, audience })
+    Ok(Outline { provider: key, connection, issued_for, application, own_credential_is_permitted, audience })
 }
 
 fn issued_for(
@@ -90,7 +94,7 @@ fn issued_for(
     Some(IssuedFor {
         generation: object.metadata.generation.unwrap_or_default(),
         provider: context.directory.version(provider)?,
-        provider_credentials: uses_own.then(|| connection.credentials.clone()),
+        provider_credentials: connection.credentials.clone().filter(|_| uses_own),
         credentials,
         audience,
         request: object.annotations().get(mark::REFRESH).cloned(),
@@ -165,7 +169,19 @@ fn assemble(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Resul
         }
         Service::AppId(_) => {
             only(spec.grant_type, &[GrantType::ClientCredentials, GrantType::Password, GrantType::JwtBearer], "App ID")?;
-            (grant(object, secrets)?, Some(client(object, outline, secrets)?))
+            (grant(object, secrets)?, Some(client(object, outline, secrets, None)?))
+        }
+        Service::Verify(verify) => {
+            only(spec.grant_type, &[GrantType::ClientCredentials], "Verify")?;
+            (Grant::ClientCredentials, Some(client(object, outline, secrets, Some(verify.client()))?))
+        }
+        Service::SecureAuth(secure_auth) => {
+            only(spec.grant_type, &[GrantType::ClientCredentials], "SecureAuth")?;
+            (Grant::ClientCredentials, Some(client(object, outline, secrets, Some(secure_auth.client()))?))
+        }
+        Service::Oidc(oidc) => {
+            only(spec.grant_type, &[GrantType::ClientCredentials, GrantType::Password, GrantType::JwtBearer], "an OAuth server")?;
+            (grant(object, secrets)?, Some(client(object, outline, secrets, oidc.client())?))
         }
     };
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -177,7 +193,8 @@ fn assemble(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Resul
         resources: list(&spec.resources),
         parameters: spec.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.value.clone())).collect(),
     };
-    Ok(Source { connection: outline.connection.clone(), issued_for, request })
+    let is_the_providers_own = object.spec.credentials.is_none() && outline.application.is_none();
+    Ok(Source { provider: outline.provider.clone(), is_the_providers_own, connection: outline.connection.clone(), issued_for, request })
 }
 
 fn only(wanted: Option<GrantType>, offered: &[GrantType], service: &str) -> Result<(), Problem> {
@@ -206,39 +223,32 @@ fn grant(object: &AccessToken, secrets: &Secrets) -> Result<Grant, Problem> {
     })
 }
 
-fn client(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Result<ClientCredential, Problem> {
+/// The client that asks: the registered one, the one in the Secret that the spec names, or the provider's `own`.
+fn client(object: &AccessToken, outline: &Outline, secrets: &Secrets, own: Option<&ClientCredential>) -> Result<ClientCredential, Problem> {
     if let Some(application) = &outline.application {
-        let (name, id) = (
-            published_secret(application).map(|(name, _)| name).unwrap_or_default(),
-            application.status.as_ref().and_then(|status| status.client_id.clone()),
-        );
+        let name = published_secret(application).map(|(name, _)| name).unwrap_or_default();
+        let id = application.status.as_ref().and_then(|status| status.client_id.clone());
         let held = layout::held_secret(&application::shape_of(application), &secrets.get(&name)?.data);
         let (Some(id), Some(secret)) = (id, held) else {
             return Err(not_ready(&application.name_any()));
         };
-        return Ok(ClientCredential { id, secret });
+        return Ok(ClientCredential::with_secret(id, secret));
     }
-    let Some(TokenCredentials { secret_ref }) = &object.spec.credentials else {
-        return Err(Problem::new(Reason::CredentialsRequired, Reason::CredentialsRequired.advice()));
-    };
-    let data = &secrets.get(&secret_ref.name)?.data;
-    let pairs: Vec<(&str, &str)> = match &secret_ref.keys {
-        Some(keys) => vec![(&keys.client_id, &keys.client_secret)],
-        None => vec![("client_id", "client_secret"), ("clientId", "clientSecret"), ("clientId", "secret")],
-    };
-    let found = pairs.iter().find(|(id, secret)| data.contains_key(*id) && data.contains_key(*secret));
-    let Some((id, secret)) = found else {
-        let names: Vec<String> = pairs.iter().map(|(id, secret)| format!("{id} and {secret}")).collect();
-        return Err(Problem::new(
-            Reason::CredentialsNotFound,
-            format!("the Secret {} holds no pair of a client: it needs the keys {}", secret_ref.name, names.join(", or ")),
-        ));
-    };
-    let (id, secret) = (secrets.text(&secret_ref.name, id)?, secrets.text(&secret_ref.name, secret)?);
-    if id.expose_secret().is_empty() || secret.expose_secret().is_empty() {
-        return Err(Problem::new(Reason::CredentialsInvalid, format!("the Secret {} holds an empty client id or secret", secret_ref.name)));
+    match (&object.spec.credentials, own) {
+        (Some(TokenCredentials { secret_ref }), _) => {
+            // A provider whose clients sign brings the key; the Secret of the object, the client's id.
+            let key = own.and_then(|own| match &own.proof {
+                Proof::Key(key) => Some(key.clone()),
+                Proof::Secret(_) => None,
+            });
+            let data = &secrets.get(&secret_ref.name)?.data;
+            let (id, secret) = pair(data, &secret_ref.name, secret_ref.keys.as_ref(), key.is_none())?;
+            Ok(ClientCredential { id, proof: key.map_or(Proof::Secret(secret), Proof::Key) })
+        }
+        (None, Some(own)) if outline.own_credential_is_permitted => Ok(own.clone()),
+        (None, Some(_)) => Err(not_permitted()),
+        (None, None) => Err(Problem::new(Reason::CredentialsRequired, Reason::CredentialsRequired.advice())),
     }
-    Ok(ClientCredential { id: id.expose_secret().to_owned(), secret })
 }
 
 fn referred(context: &Context, namespace: &str, reference: &ClientReference, field: &str) -> Result<Arc<AppIdApplication>, Problem> {
@@ -290,7 +300,13 @@ pub(super) fn digest(source: &Source) -> [u8; 32] {
     }
     if let Some(client) = client {
         take(&client.id);
-        take(client.secret.expose_secret());
+        match &client.proof {
+            Proof::Secret(secret) => take(secret.expose_secret()),
+            Proof::Key(key) => {
+                take(key.pem.expose_secret());
+                take(&format!("{:?}", (key.algorithm, &key.key_id, key.audience, key.lifetime)));
+            }
+        }
     }
     take(&format!("{:?}", (scopes, audiences, resources, parameters, source.issued_for.generation, &source.issued_for.request)));
     hash.finalize().into()

@@ -324,12 +324,8 @@ impl AppId {
         }
         // App ID takes the two halves of HTTP Basic raw, without encoding them first.
         let authentication = ClientAuthentication::BasicRaw;
-        oauth::ask(
-            &self.tenant,
-            caller,
-            TokenCall { doing, operation: "app_id.token", endpoint, authentication, request, extra: Vec::new() },
-        )
-        .await
+        oauth::ask(&self.tenant, caller, TokenCall { doing, operation: "app_id.token", endpoint, authentication, request, issuer: "" })
+            .await
     }
 
     /// A change whose answer nobody needs. A page of a gateway is no success, whatever its status.
@@ -446,7 +442,7 @@ impl Registrar for AppId {
 impl TokenEndpoint for AppId {
     /// Without a scope: what then comes back is what IBM's own SDKs need (`appid_default`).
     async fn try_credential(&self, caller: &Caller, id: &ClientId, secret: &SecretText) -> Result<(), Failure> {
-        let client = ClientCredential { id: id.to_string(), secret: secret.clone() };
+        let client = ClientCredential::with_secret(id.to_string(), secret.clone());
         let request = TokenRequest::of_client(client);
         self.ask_for_token(caller, "trying the published credential", &request).await.map(drop)
     }

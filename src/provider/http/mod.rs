@@ -14,7 +14,7 @@ use std::{
     error::Error as _,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -67,6 +67,8 @@ pub struct Tenant {
     client: reqwest::Client,
     metrics: Arc<Metrics>,
     nonsense_in_a_row: AtomicU32,
+    /// By how many seconds the service's clock was ahead of ours when it last answered.
+    ahead_by: AtomicI64,
 }
 
 /// What is sent.
@@ -92,6 +94,8 @@ pub struct Request<'a> {
 pub enum Body<'a> {
     /// None.
     Empty,
+    /// None, said so: `Content-Length: 0`, which some servers want of a POST.
+    Nothing,
     /// A JSON document.
     Json(serde_json::Value),
     /// A form; values may be secret.
@@ -138,7 +142,13 @@ impl Tenant {
             .map_err(|_| {
                 Failure::new("preparing connections", Class::Unexpected, Reason::UnexpectedResponse, "the HTTP client could not be built")
             })?;
-        Ok(Self { service, gate, client, metrics, nonsense_in_a_row: AtomicU32::new(0) })
+        Ok(Self { service, gate, client, metrics, nonsense_in_a_row: AtomicU32::new(0), ahead_by: AtomicI64::new(0) })
+    }
+
+    /// The service's time in seconds since 1970, as far as it has told: what is signed for it must not depend on a clock that is wrong here.
+    #[must_use]
+    pub fn time(&self) -> i64 {
+        jiff::Timestamp::now().as_second() + self.ahead_by.load(Ordering::Relaxed)
     }
 
     /// The gate of the tenant.
@@ -191,6 +201,9 @@ impl Tenant {
             Err(Failure { may_have_happened: changes, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) })
         });
         drop(permit);
+        if let Some(date) = result.as_ref().ok().and_then(|answer| answer.date) {
+            self.ahead_by.store(date.as_second() - jiff::Timestamp::now().as_second(), Ordering::Relaxed);
+        }
         let outcome = match &result {
             Ok(answer) => self.note(answer),
             Err(failure) => {
@@ -237,6 +250,7 @@ impl Tenant {
         }
         builder = match &request.body {
             Body::Empty => builder,
+            Body::Nothing => builder.header(reqwest::header::CONTENT_LENGTH, "0").body(Vec::new()),
             Body::Json(value) => builder.json(value),
             Body::Form(fields) => builder.form(fields),
         };
@@ -292,7 +306,7 @@ impl std::fmt::Debug for Body<'_> {
     /// Which fields there are: their values may be secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Empty => f.write_str("Empty"),
+            Self::Empty | Self::Nothing => f.write_str("Empty"),
             Self::Json(_) => f.debug_tuple("Json").finish_non_exhaustive(),
             Self::Form(fields) => f.debug_list().entries(fields.iter().map(|(name, _)| name)).finish(),
         }

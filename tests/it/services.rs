@@ -1,0 +1,317 @@
+//! Tokens of IBM Verify, SecureAuth and any OAuth 2.0 server, each used at the service as its reader would use it.
+
+use identity_simulator::{
+    Action, OAuthClientSeed, OidcServerSeed, OidcSettings, Rule, SecureAuthUserSeed, Switches, VERIFY, VerificationKey, When,
+    switches::{SecureAuthTokenMethod, VerifyGenerations},
+};
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use stage::{Operator, Stage, eventually, provider_condition, token_condition, token_message};
+
+use crate::ledger::{Ledger, tally};
+
+/// Secret of every client here.
+const SECRET: &str = "cafec0de-secret of a: client%/+=";
+
+fn provider(stage: &Stage, name: &str, service: Value) -> Value {
+    let mut spec = service;
+    spec["tls"] = json!({ "caBundle": { "configMapRef": { "name": "simulator-ca" } } });
+    spec["budget"] = json!({ "requestsPerSecond": 1000, "concurrency": 16 });
+    json!({
+        "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider",
+        "metadata": { "name": name, "namespace": stage.namespace }, "spec": spec,
+    })
+}
+
+async fn provide(stage: &Stage, name: &str, service: Value) {
+    stage.apply(&provider(stage, name, service)).await.expect("the provider is accepted");
+}
+
+fn pair() -> Value {
+    json!({ "secretRef": { "name": "pair" } })
+}
+
+fn issuer(stage: &Stage) -> String {
+    format!("{}/tenants/main", stage.simulator.urls().oidc)
+}
+
+async fn with_server(prefix: &str, settings: OidcSettings) -> (Stage, Operator) {
+    let stage = Stage::new(prefix).await;
+    let client = OAuthClientSeed { client_id: "orders".into(), secret: Some(SECRET.into()), ..OAuthClientSeed::default() };
+    let server = OidcServerSeed { id: "main".into(), clients: vec![client], settings, ..OidcServerSeed::default() };
+    stage.control.add_oidc_server(&server).await.expect("added");
+    stage.secret("pair", &[("client_id", "orders"), ("client_secret", SECRET)]).await;
+    let operator = stage.operator().await;
+    (stage, operator)
+}
+
+async fn published(stage: &Stage, name: &str) -> String {
+    stage.secret_values(name).await.expect("the Secret is there")["token"].clone()
+}
+
+async fn http(stage: &Stage) -> reqwest::Client {
+    let ca = reqwest::Certificate::from_pem(stage.simulator.ca_pem().as_bytes()).expect("a certificate");
+    reqwest::Client::builder().tls_certs_only([ca]).build().expect("a client")
+}
+
+/// Verify: the token lists applications.
+#[tokio::test]
+async fn a_token_of_verify_lists_applications_whichever_generation_of_endpoints_the_tenant_has() {
+    let stage = Stage::new("verify").await;
+    let client = OAuthClientSeed {
+        client_id: "machine".into(),
+        secret: Some(SECRET.into()),
+        entitlements: ["readAppConfig".to_owned()].into(),
+        ..OAuthClientSeed::default()
+    };
+    stage.control.add_oauth_client(VERIFY, &client).await.expect("added");
+    stage.secret("pair", &[("clientId", "machine"), ("clientSecret", SECRET)]).await;
+    let _operator = stage.operator().await;
+    let url = &stage.simulator.urls().verify;
+    for (index, generations) in [VerifyGenerations::default(), VerifyGenerations::Oldest].into_iter().enumerate() {
+        stage.control.set_switches(&Switches { verify_generations: generations, ..Switches::default() }).await.expect("set");
+        for (way, authentication) in [("post", json!(null)), ("basic", json!({ "method": "ClientSecretBasic" }))] {
+            let name = format!("{way}-{index}");
+            let mut verify = json!({ "url": url, "credentials": pair() });
+            if !authentication.is_null() {
+                verify["clientAuthentication"] = authentication;
+            }
+            provide(&stage, &name, json!({ "verify": verify })).await;
+            stage.token(&name, json!({ "providerRef": { "name": name } })).await;
+            let ready = stage.token_ready(&name).await;
+            assert!(ready.status.expect("a status").expires_at.is_some());
+            let token = published(&stage, &name).await;
+            let answer = http(&stage).await.get(format!("{url}/v1.0/applications")).bearer_auth(token).send().await.expect("an answer");
+            assert_eq!(answer.status(), 200, "{name}");
+            stage.ready_provider(&name).await;
+        }
+    }
+}
+
+/// SecureAuth: the token reads its own user; the lifetime, which the service does not tell, is the provider's.
+#[tokio::test]
+async fn a_token_of_secure_auth_reads_its_user_and_is_replaced_at_the_interval_of_the_provider() {
+    let stage = Stage::new("secureauth").await;
+    let user = stage.control.add_secure_auth_user(&SecureAuthUserSeed::default()).await.expect("added");
+    let newest = user.newest().expect("a credential").clone();
+    stage.secret("pair", &[("clientId", &newest.client_id), ("clientSecret", &newest.client_secret)]).await;
+    let url = &stage.simulator.urls().secure_auth;
+    stage
+        .control
+        .set_switches(&Switches { secure_auth_token_method: SecureAuthTokenMethod::Get, ..Switches::default() })
+        .await
+        .expect("set");
+    let _operator = stage.operator().await;
+    provide(&stage, "store", json!({ "secureAuth": { "url": url, "credentials": pair(), "lifetime": "6s" } })).await;
+    stage.ready_provider("store").await;
+    stage.token("caller", json!({ "providerRef": { "name": "store" } })).await;
+    let ready = stage.token_ready("caller").await;
+    assert_eq!(token_condition(&ready, "Fresh"), Some(("True", "LifetimeUnknown")));
+    let secret = stage.secret_values("caller").await.expect("there");
+    assert_eq!(secret.keys().collect::<Vec<_>>(), ["authorization", "scope", "token", "token_type"], "nobody knows when it ends");
+    let me = format!("{url}/api/v1/ismanager/ids/default/Me");
+    let answer = http(&stage).await.get(me).bearer_auth(&secret["token"]).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    eventually("it is replaced at half of the interval", async || published(&stage, "caller").await != secret["token"]).await;
+    // Neither half of the credential is shown anywhere: the id gives the secret away.
+    let shown = serde_json::to_string(&stage.tokens().get("caller").await.expect("there").status).expect("JSON");
+    assert!(!shown.contains(&newest.client_id));
+    // The console makes a new credential: the provider says so, and goes on with the old one while it works.
+    stage.control.regenerate_secure_auth(&user.id).await.expect("made");
+    let touch = Patch::Merge(json!({ "spec": { "secureAuth": { "lifetime": "7s" } } }));
+    stage.providers().patch("store", &PatchParams::default(), &touch).await.expect("accepted");
+    stage
+        .provider_where("store", "says that its credential is not the newest", |provider| {
+            provider_condition(provider, "Ready").is_some_and(|(_, reason)| ["CredentialsRegenerated", "InvalidClient"].contains(&reason))
+        })
+        .await;
+}
+
+/// Any server: what is asked for is sent as the standards say, and introspection knows the token.
+#[tokio::test]
+async fn a_token_of_any_server_is_what_was_asked_for() {
+    let (stage, _operator) = with_server("oidc", OidcSettings::default()).await;
+    provide(&stage, "server", json!({ "oidc": { "issuer": issuer(&stage), "credentials": pair() } })).await;
+    // Its own check asks for a token, too.
+    stage.ready_provider("server").await;
+    let grant = json!({
+        "scopes": ["orders.read", "orders.write"], "audiences": ["https://orders.example.com"],
+        "resources": ["https://a.example.com", "https://b.example.com"], "parameters": [{ "name": "tenant_hint", "value": "shop & co" }],
+    });
+    stage.token("orders", json!({ "providerRef": { "name": "server" }, "grant": grant })).await;
+    stage.token_ready("orders").await;
+    let sent = stage.control.last_token_request("main", "orders").await.expect("asked");
+    assert_eq!(sent.field("grant_type"), Some("client_credentials"));
+    assert_eq!(sent.field("scope"), Some("orders.read orders.write"));
+    assert_eq!(sent.all("resource"), ["https://a.example.com", "https://b.example.com"]);
+    assert_eq!((sent.field("audience"), sent.field("tenant_hint")), (Some("https://orders.example.com"), Some("shop & co")));
+    assert!(sent.field("client_secret").is_none(), "HTTP Basic");
+    let token = published(&stage, "orders").await;
+    let introspect = http(&stage).await.post(format!("{}/introspect", issuer(&stage)));
+    // Both halves are form-encoded first (RFC 6749, section 2.3.1).
+    let encoded: String = url::form_urlencoded::byte_serialize(SECRET.as_bytes()).collect();
+    let answer = introspect.basic_auth("orders", Some(encoded)).form(&[("token", token)]).send().await.expect("an answer");
+    let told: Value = answer.json().await.expect("JSON");
+    assert_eq!(told["active"], json!(true), "{told}");
+}
+
+/// A client proves by a signature who it is; no secret travels, and no assertion is sent twice.
+#[tokio::test]
+async fn a_client_signs_with_every_algorithm_and_for_every_audience() {
+    let stage = Stage::new("signing").await;
+    let (rsa, rsa_public) = key_pair(&rcgen::PKCS_RSA_SHA256);
+    let (curve, curve_public) = key_pair(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let public = |pem: &str| VerificationKey { pem: Some(pem.to_owned()), ..VerificationKey::default() };
+    let client = OAuthClientSeed {
+        client_id: "signer".into(),
+        public_keys: vec![public(&rsa_public), public(&curve_public)],
+        ..OAuthClientSeed::default()
+    };
+    let server = OidcServerSeed { id: "main".into(), clients: vec![client], ..OidcServerSeed::default() };
+    stage.control.add_oidc_server(&server).await.expect("added");
+    stage.secret("id", &[("client_id", "signer")]).await;
+    stage.secret("rsa", &[("private_key", &rsa)]).await;
+    stage.secret("curve", &[("private_key", &curve)]).await;
+    let _operator = stage.operator().await;
+    for (algorithm, key, audience) in [("RS256", "rsa", "Issuer"), ("PS256", "rsa", "TokenEndpoint"), ("ES256", "curve", "Both")] {
+        let name = algorithm.to_lowercase();
+        let authentication = json!({
+            "method": "PrivateKeyJwt", "privateKey": { "secretRef": { "name": key } }, "algorithm": algorithm, "audience": audience,
+        });
+        let oidc =
+            json!({ "issuer": issuer(&stage), "credentials": { "secretRef": { "name": "id" } }, "clientAuthentication": authentication });
+        provide(&stage, &name, json!({ "oidc": oidc })).await;
+        stage.token(&name, json!({ "providerRef": { "name": name } })).await;
+        stage.token_ready(&name).await;
+        let sent = stage.control.last_token_request("main", "signer").await.expect("asked");
+        assert!(sent.field("client_secret").is_none() && sent.field("client_assertion").is_some(), "{algorithm}");
+    }
+    let wrong = json!({ "method": "PrivateKeyJwt", "privateKey": { "secretRef": { "name": "curve" } }, "algorithm": "RS256" });
+    let oidc = json!({ "issuer": issuer(&stage), "credentials": { "secretRef": { "name": "id" } }, "clientAuthentication": wrong });
+    provide(&stage, "wrong", json!({ "oidc": oidc })).await;
+    stage
+        .provider_where("wrong", "says that the key does not fit", |provider| {
+            provider_condition(provider, "Ready").is_some_and(|(_, reason)| reason == "CredentialsInvalid")
+        })
+        .await;
+}
+
+fn key_pair(algorithm: &'static rcgen::SignatureAlgorithm) -> (String, String) {
+    let pair = rcgen::KeyPair::generate_for(algorithm).expect("a key");
+    (pair.serialize_pem(), pair.public_key_pem())
+}
+
+/// Promise 6: a server that answers with the token that it gave before causes no write, and is asked again in time.
+///
+/// Traps: T22.
+#[tokio::test]
+async fn a_cached_token_is_not_written_again_and_the_next_one_comes_before_it_ends() {
+    let settings = OidcSettings { same_token: true, expires_in: 12, ..OidcSettings::default() };
+    let (stage, _operator) = with_server("cached", settings).await;
+    provide(&stage, "server", json!({ "oidc": { "issuer": issuer(&stage), "credentials": pair() } })).await;
+    stage.ready_provider("server").await;
+    stage.token("orders", json!({ "providerRef": { "name": "server" } })).await;
+    stage.token_ready("orders").await;
+    let first = published(&stage, "orders").await;
+    let ledger = Ledger::open(&stage).await;
+    let reused = stage.token_where("orders", "was answered with the same token", |token| {
+        token_condition(token, "Fresh").is_some_and(|(_, reason)| reason == "TokenReused")
+    });
+    reused.await;
+    assert!(!tally(&ledger.writes()).contains_key("patch secrets"), "{:?}", ledger.writes());
+    assert_eq!(published(&stage, "orders").await, first);
+    eventually("the next token is published", async || published(&stage, "orders").await != first).await;
+}
+
+/// Promises 2 and 10: replies that are not what they should be change nothing and say so.
+#[tokio::test]
+async fn absurd_replies_change_nothing_and_are_named() {
+    let (stage, _operator) = with_server("absurd", OidcSettings::default()).await;
+    provide(&stage, "server", json!({ "oidc": { "issuer": issuer(&stage), "credentials": pair() } })).await;
+    stage.ready_provider("server").await;
+    stage.token("orders", json!({ "providerRef": { "name": "server" } })).await;
+    stage.token_ready("orders").await;
+    let held = stage.stored_secret("orders").await;
+    let ask = async |word: &str| {
+        let patch = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": word } } }));
+        stage.tokens().patch("orders", &PatchParams::default(), &patch).await.expect("accepted");
+    };
+    let failing = async |word: &'static str, reason: &str, part: &str| {
+        let token =
+            stage.token_where("orders", word, |token| token_condition(token, "Fresh").is_some_and(|(_, said)| said == reason)).await;
+        let said = token_message(&token, "Fresh").expect("a message").to_owned();
+        assert!(said.contains(part), "{word}: {said}");
+        assert_eq!(stage.stored_secret("orders").await.data, held.data, "{word}");
+    };
+    let set = async |settings: OidcSettings| stage.control.set_oidc_settings("main", &settings).await.expect("set");
+    set(OidcSettings { token_length: 700_000, ..OidcSettings::default() }).await;
+    ask("too large").await;
+    failing("too large", "TokenTooLarge", "nothing was changed").await;
+    set(OidcSettings { token_type: "mac".into(), ..OidcSettings::default() }).await;
+    ask("another type").await;
+    failing("another type", "UnexpectedResponse", "Bearer").await;
+    set(OidcSettings { errors_with_ok: true, ..OidcSettings::default() }).await;
+    stage.secret("pair", &[("client_id", "orders"), ("client_secret", "cafec0de-wrong")]).await;
+    failing("an error with status 200", "InvalidClient", "invalid_client").await;
+    set(OidcSettings::default()).await;
+    stage.secret("pair", &[("client_id", "orders"), ("client_secret", SECRET)]).await;
+    stage
+        .token_where("orders", "is fresh again", |token| token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True"))
+        .await;
+}
+
+/// Mix-ups of servers: another issuer, an endpoint that moves to another host.
+#[tokio::test]
+async fn a_server_that_is_not_the_one_that_was_meant_is_not_asked() {
+    let (stage, _operator) = with_server("mixed-up", OidcSettings { slash_after_issuer: true, ..OidcSettings::default() }).await;
+    provide(&stage, "server", json!({ "oidc": { "issuer": issuer(&stage), "credentials": pair() } })).await;
+    stage
+        .provider_where("server", "says that the issuer is another", |provider| {
+            provider_condition(provider, "Ready").is_some_and(|(_, reason)| reason == "IssuerMismatch")
+        })
+        .await;
+    assert_eq!(stage.calls("oidc.token").await, 0, "no credential was sent");
+    let expected = json!({ "issuer": issuer(&stage), "expectedIssuer": format!("{}/", issuer(&stage)), "credentials": pair() });
+    provide(&stage, "server", json!({ "oidc": expected })).await;
+    stage.ready_provider("server").await;
+    // The document now names another host: a person has to say that this is right.
+    let elsewhere = OidcSettings { slash_after_issuer: true, endpoints_elsewhere: true, ..OidcSettings::default() };
+    stage.control.set_oidc_settings("main", &elsewhere).await.expect("set");
+    let calls = stage.calls("oidc.token").await;
+    let mut again = expected.clone();
+    again["lifetime"] = json!("9m");
+    provide(&stage, "server", json!({ "oidc": again })).await;
+    stage
+        .provider_where("server", "says that the endpoints have changed", |provider| {
+            provider_condition(provider, "Ready").is_some_and(|(_, reason)| reason == "EndpointsChanged")
+        })
+        .await;
+    assert_eq!(stage.calls("oidc.token").await, calls, "no credential was sent");
+    let accept = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/accept-endpoints": "localhost" } } }));
+    stage.providers().patch("server", &PatchParams::default(), &accept).await.expect("accepted");
+    stage.ready_provider("server").await;
+}
+
+/// A lost connection, again and again: the published token stays, and the next one comes as soon as it can.
+#[tokio::test]
+async fn a_dead_server_costs_nobody_a_token_that_lives() {
+    let (stage, _operator) = with_server("dead", OidcSettings { expires_in: 20, ..OidcSettings::default() }).await;
+    provide(&stage, "server", json!({ "oidc": { "issuer": issuer(&stage), "credentials": pair() } })).await;
+    stage.ready_provider("server").await;
+    stage.token("orders", json!({ "providerRef": { "name": "server" } })).await;
+    stage.token_ready("orders").await;
+    let first = published(&stage, "orders").await;
+    let dead = Rule::every("oidc.token", Action::Drop { when: When::BeforeCommit });
+    stage.control.inject(&dead).await.expect("accepted");
+    stage
+        .token_where("orders", "says that it is not fresh", |token| {
+            token_condition(token, "Fresh").is_some_and(|(status, _)| status == "False")
+        })
+        .await;
+    assert_eq!(published(&stage, "orders").await, first);
+    stage.control.clear_faults().await.expect("mended");
+    eventually("the next one is there", async || published(&stage, "orders").await != first).await;
+    let recovered = stage.token_ready("orders").await;
+    assert_eq!(token_condition(&recovered, "Ready").map(|(status, _)| status), Some("True"));
+    assert!(stage.event("orders", "Refreshed").await.contains("again"));
+}
