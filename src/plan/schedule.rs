@@ -14,8 +14,10 @@ const SOONEST_SHARE: f64 = 0.45;
 const EARLIER: (f64, f64) = (-0.10, -0.03);
 /// While a published token lives, the next attempt comes no later than after this share of what is left, ...
 const RETRY_SHARE: u32 = 4;
-/// ... but not sooner than this.
+/// ... but not sooner than this: what was refused would only be refused again, ...
 const RETRY_SOONEST: Duration = Duration::from_secs(10);
+/// ... while what passes by itself may have passed.
+const RETRY_SOONEST_AFTER_A_HICCUP: Duration = Duration::from_secs(1);
 
 /// How a user wants a token to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +55,10 @@ impl Policy {
 
 /// A wait after a failed refresh, shortened as the end of the published token (`rest` from now) comes nearer.
 #[must_use]
-pub fn retry_after(wait: Duration, rest: Option<Duration>) -> Duration {
+pub fn retry_after(wait: Duration, may_pass_by_itself: bool, rest: Option<Duration>) -> Duration {
+    let soonest = if may_pass_by_itself { RETRY_SOONEST_AFTER_A_HICCUP } else { RETRY_SOONEST };
     match rest.filter(|rest| !rest.is_zero()) {
-        Some(rest) => wait.min((rest / RETRY_SHARE).max(RETRY_SOONEST)),
+        Some(rest) => wait.min((rest / RETRY_SHARE).max(soonest)),
         None => wait,
     }
 }
@@ -114,12 +117,14 @@ mod tests {
     #[test]
     fn retries_get_denser_as_the_end_comes_nearer() {
         let wait = secs(1800.0);
-        let after = |rest: Option<f64>| retry_after(wait, rest.map(secs)).as_secs_f64();
+        let after = |rest: Option<f64>| retry_after(wait, false, rest.map(secs)).as_secs_f64();
         assert_eq!(
             [after(None), after(Some(0.0)), after(Some(3600.0)), after(Some(100.0)), after(Some(20.0))],
             [1800.0, 1800.0, 900.0, 25.0, 10.0]
         );
-        assert_eq!(retry_after(secs(2.0), Some(secs(100.0))), secs(2.0), "a hiccup waits no longer than a hiccup");
+        assert_eq!(retry_after(secs(2.0), true, Some(secs(100.0))), secs(2.0), "a hiccup waits no longer than a hiccup");
+        assert_eq!(retry_after(secs(16.0), true, Some(secs(7.0))), secs(1.75), "and gets denser, too");
+        assert_eq!(retry_after(secs(16.0), true, Some(secs(0.5))), secs(1.0));
     }
 
     proptest! {

@@ -187,6 +187,12 @@ impl Gate {
         state.pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN), true);
     }
 
+    /// How much traffic the tenant gets.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.state.lock().budget
+    }
+
     /// Whether the service answered the last request, and is not paused.
     #[must_use]
     pub fn is_answering(&self) -> bool {

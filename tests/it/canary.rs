@@ -23,7 +23,7 @@ use identity_simulator::{Action, Framing, RoleSeed, Rule, When};
 use k8s_openapi::api::{core::v1::Event as CoreEvent, events::v1::Event};
 use kube::{Api, api::DeleteParams};
 use serde_json::json;
-use stage::{API_KEY, Forbidden, Operator, OperatorOptions, PROVIDER, SYSTEM, Stage, TENANT, condition, eventually};
+use stage::{API_KEY, Forbidden, IAM, Operator, OperatorOptions, PROVIDER, SYSTEM, Stage, TENANT, condition, eventually, token_condition};
 
 /// Everything that a text must not hold: all values that were ever issued or seeded, in every spelling, and their marks.
 async fn forbidden(stage: &Stage, more: &[String]) -> Forbidden {
@@ -57,6 +57,9 @@ async fn collect(stage: &Stage, operator: &Operator) -> Vec<(String, String)> {
     }
     for object in stage.applications().list(&Default::default()).await.expect("the API server answers") {
         places.push((format!("application {:?}", object.metadata.name), serde_json::to_string(&object).expect("JSON")));
+    }
+    for object in stage.tokens().list(&Default::default()).await.expect("the API server answers") {
+        places.push((format!("token {:?}", object.metadata.name), serde_json::to_string(&object).expect("JSON")));
     }
     for object in stage.providers().list(&Default::default()).await.expect("the API server answers") {
         places.push((format!("provider {:?}", object.metadata.name), serde_json::to_string(&object).expect("JSON")));
@@ -157,6 +160,40 @@ async fn story_of_an_orphan(stage: &Stage, secret: &str) {
     stage.control.remove_fault(fault.id).await.expect("it goes");
 }
 
+/// Tokens that come, that are refused in words full of secrets, and that cannot be published.
+async fn stories_of_tokens(stage: &Stage, secret: &str) {
+    stage.iam().await;
+    stage.ready_provider(IAM).await;
+    stage.token("good", json!({ "providerRef": { "name": IAM } })).await;
+    stage.token("sdk", json!({ "providerRef": { "name": IAM }, "secret": { "layout": "IbmSdk", "service": "kms" } })).await;
+    stage.token("client", json!({ "clientRef": { "name": "plain" } })).await;
+    for name in ["good", "sdk", "client"] {
+        stage.token_ready(name).await;
+    }
+    stage.secret("who", &[("username", "cafec0de-user"), ("password", "cafec0de-password")]).await;
+    let of_a_user =
+        json!({ "clientRef": { "name": "plain" }, "grant": { "type": "Password", "password": { "secretRef": { "name": "who" } } } });
+    stage.token("user", of_a_user).await;
+    stage.token_reason("user", "InvalidGrant").await;
+    let faults = [
+        ("quoted-400", quoting(secret, 400)),
+        ("quoted-401", quoting(secret, 401)),
+        ("quoted-500", quoting(secret, 500)),
+        ("quoted-200", quoting(secret, 200)),
+        ("cut", Action::Truncate { keep: 200, framing: Framing::Consistent }),
+    ];
+    for (name, action) in faults {
+        let fault = stage.control.inject(&Rule::every("app_id.token", action)).await.expect("accepted");
+        stage.token(name, json!({ "clientRef": { "name": "plain" } })).await;
+        stage
+            .token_where(name, "has failed", |token| {
+                token_condition(token, "Ready").is_some_and(|(status, reason)| status == "False" && reason != "InProgress")
+            })
+            .await;
+        stage.control.remove_fault(fault.id).await.expect("it goes");
+    }
+}
+
 async fn no_secret_leaks(format: &str) {
     let stage = Stage::new("canary").await;
     let role = RoleSeed { name: "shopper".into(), ..RoleSeed::default() };
@@ -179,6 +216,7 @@ async fn no_secret_leaks(format: &str) {
     stage.patch_application("plain", json!({ "displayName": "renamed" })).await.expect("accepted");
     stage.ready("plain").await;
     let issued = stage.secret_values("plain").await.expect("published")["secret"].clone();
+    stories_of_tokens(&stage, &issued).await;
     failing_stories(&stage, &issued).await;
     let cluster_provider = story_of_a_cluster_provider(&stage).await;
     story_of_an_orphan(&stage, &issued).await;

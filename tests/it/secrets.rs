@@ -7,7 +7,7 @@ use std::{
 
 use cloud_identity_operator::{
     model::ApplicationKind,
-    plan::layout::{Layout, Shape, keys},
+    plan::layout::{Layout, Shape, keys, token},
 };
 use identity_simulator::{Action, Rule, When};
 use k8s_openapi::api::{
@@ -530,6 +530,21 @@ fn the_keys_of_every_layout_are_those_of_the_golden_file() {
                 page.push_str(&format!("{layout:?} {kind} with a redirect URI and scopes, also: {}\n", more.join(" ")));
             }
         }
+    }
+    for layout in [token::Layout::BearerToken, token::Layout::IbmSdk { service: "KMS".into(), url: None }] {
+        let shape = token::Shape { layout: layout.clone(), renamed: Default::default(), has_expiry: false, identity_token: false };
+        let url = match &layout {
+            token::Layout::IbmSdk { service, .. } => {
+                token::Layout::IbmSdk { service: service.clone(), url: Some("https://kms.example.com".into()) }
+            }
+            token::Layout::BearerToken => token::Layout::BearerToken,
+        };
+        let full = token::Shape { layout: url, has_expiry: true, identity_token: true, ..shape.clone() };
+        let (always, sometimes) = (token::keys(&shape), token::keys(&full));
+        let name = if layout == token::Layout::BearerToken { "BearerToken" } else { "IbmSdk" };
+        page.push_str(&format!("{name}: {}\n", always.iter().cloned().collect::<Vec<_>>().join(" ")));
+        let more: Vec<String> = sometimes.difference(&always).cloned().collect();
+        page.push_str(&format!("{name} with everything that may come, also: {}\n", more.join(" ")));
     }
     if std::env::var_os("WRITE_GOLDEN").is_some() {
         std::fs::write(stage::repository().join("tests/golden/layouts.txt"), &page).expect("the golden file is written");

@@ -7,10 +7,10 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use cloud_identity_operator::api::AccessToken;
-use identity_simulator::{ApplicationSeed, KeyEdit, KeySeed, Settings, User};
+use identity_simulator::{Action, ApplicationSeed, Framing, KeyEdit, KeySeed, Rule, Settings, User, When};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use stage::{IAM, Operator, OperatorOptions, PROVIDER, Stage, TENANT, eventually, token_condition, token_message};
+use stage::{Dice, IAM, Operator, OperatorOptions, PROVIDER, Stage, TENANT, eventually, token_condition, token_message};
 
 use crate::ledger::{Ledger, WINDOW, tally};
 
@@ -392,4 +392,105 @@ async fn the_layout_of_ibms_sdks_and_a_change_of_layout() {
     let suspended = stage.token_reason("kms", "Suspended").await;
     assert_eq!(token_condition(&suspended, "Ready"), Some(("True", "Suspended")));
     assert_eq!(ledger.operations().await, Vec::<String>::new());
+}
+
+/// Promise 3: whatever one provider's tokens need together is said before any of them comes too late.
+#[tokio::test]
+async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
+    let stage = Stage::new("budget").await;
+    lifetime(&stage, 4).await;
+    let mut document = stage.iam_document(IAM);
+    document["spec"]["budget"] = json!({ "requestsPerSecond": 2 });
+    stage.apply(&document).await.expect("accepted");
+    let _operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    for number in 0..6 {
+        stage.token(&format!("token-{number}"), of_iam()).await;
+    }
+    // Six tokens every 1.9 s or so.
+    eventually("one of them says what is needed", async || {
+        let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
+        let is_said = |token: &AccessToken| token_condition(token, "Fresh") == Some(("False", "BudgetTooSmall"));
+        tokens.iter().any(|token| is_said(token) && token_message(token, "Fresh").is_some_and(|said| said.contains("allows 2: raise")))
+    })
+    .await;
+    document["spec"]["budget"] = json!({ "requestsPerSecond": 50 });
+    stage.apply(&document).await.expect("accepted");
+    stage
+        .token_where("token-0", "is fresh with a larger budget", |token| {
+            token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True")
+        })
+        .await;
+}
+
+/// Promise 3, as a reader sees it: many tokens of short life, a service that fails in every way for a third of its answers, and a prober that
+/// reads every Secret ten times a second.
+///
+/// Traps: T21, T23.
+#[tokio::test]
+async fn no_reader_ever_finds_an_expired_token_while_a_third_of_all_answers_fails() {
+    const TOKENS: usize = 60;
+    const LIFETIME: i64 = 40;
+    let (stage, operator) = with_iam("prober", LIFETIME).await;
+    let names: Vec<String> = (0..TOKENS).map(|number| format!("token-{number}")).collect();
+    for name in &names {
+        stage.token(name, of_iam()).await;
+    }
+    for name in &names {
+        stage.token_ready(name).await;
+    }
+    // Every kind of fault, one for each third call or so: they are made as often as tokens are replaced.
+    let answer = |status: u16, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Action::Answer { when: When::BeforeCommit, status, headers, body: "{}".into() }
+    };
+    let faults = [
+        Action::Drop { when: When::BeforeCommit },
+        Action::Drop { when: When::AfterCommit },
+        answer(500, &[]),
+        answer(503, &[("Retry-After", "1")]),
+        answer(429, &[("Retry-After", "2")]),
+        Action::Truncate { keep: 20, framing: Framing::Consistent },
+        Action::Delay { when: When::BeforeCommit, milliseconds: 3000 },
+    ];
+    let begun = Instant::now();
+    let (mut dice, mut first, mut second) = (Dice(20_261_128), Some(operator), None);
+    let before = stage.control.calls().await.expect("counted").operations["iam.token"].received;
+    let (mut readings, mut tightest, mut injected) = (0_usize, i64::MAX, 0);
+    while begun.elapsed() < Duration::from_secs(60) {
+        let round = Instant::now();
+        let asked = stage.control.calls().await.expect("counted").operations["iam.token"].received;
+        if injected < (asked - before) / 3 {
+            injected += 1;
+            let fault = faults[dice.roll(faults.len())].clone();
+            stage.control.inject(&Rule::next("iam.token", fault)).await.expect("accepted");
+        }
+        if begun.elapsed() > Duration::from_secs(25)
+            && let Some(running) = first.take()
+        {
+            // In the midst of it the process dies, and another one takes over.
+            drop(running.kill().await);
+            second = Some(stage.operator().await);
+        }
+        for secret in stage.secrets().list(&Default::default()).await.expect("listed").items {
+            let Some(token) = secret.data.as_ref().and_then(|data| data.get("token")) else { continue };
+            let token = String::from_utf8(token.0.clone()).expect("text");
+            assert!(!token.is_empty(), "an empty token in {:?}", secret.metadata.name);
+            let left = claims(&token)["exp"].as_i64().expect("an end") - jiff::Timestamp::now().as_second();
+            if left <= 0 {
+                let name = secret.metadata.name.expect("a name");
+                let object = stage.tokens().get(&name).await.expect("there");
+                panic!("{name} holds a token that has ended: {}", serde_json::to_string_pretty(&object.status).expect("JSON"));
+            }
+            tightest = tightest.min(left);
+            readings += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(100).saturating_sub(round.elapsed())).await;
+    }
+    assert!(second.is_some_and(|mut operator: Operator| operator.is_running()), "the second process runs");
+    assert!(readings > TOKENS * 100, "{readings} readings");
+    let counts = stage.control.calls().await.expect("counted").operations["iam.token"];
+    assert!(injected >= 30, "{injected} faults");
+    assert!(counts.received > before + u64::try_from(TOKENS).expect("few") * 2, "{counts:?}: the service was asked");
+    assert!(tightest < LIFETIME / 2, "{tightest} s: the faults were felt");
 }

@@ -1,6 +1,7 @@
 //! `make demo`: a real Kubernetes API server, a simulated App ID, and the operator between them.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     io::Write,
     path::Path,
     process::{ExitCode, Stdio},
@@ -10,7 +11,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Parser;
 use control_plane::ControlPlane;
-use identity_simulator::{ApplicationEdit, Control, Options, Simulator};
+use identity_simulator::{ApplicationEdit, Control, Options, Settings, Simulator};
 use stage::{
     API_KEY, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, TENANT, eventually, install_chart, operator_binary, repository, seed,
 };
@@ -81,6 +82,8 @@ impl Scene {
         let simulator = Simulator::start(Options::default()).await?;
         let control = simulator.control();
         control.seed(&seed(TENANT, API_KEY)).await?;
+        // So that one sees a token being replaced.
+        control.set_settings(&Settings { iam_expires_in: 12, ..control.settings().await? }).await?;
         say("installing the chart with helm (no Pod: there is no node here)");
         install_chart(control_plane).await?;
         say("starting the operator as a process, under the chart's ServiceAccount and with its rights alone");
@@ -134,6 +137,13 @@ impl Scene {
         .await;
         say(&format!("  repaired: the name is {name:?} again, and the Secret is back with the same client id"));
         self.kubectl(&["-n", NAMESPACE, "get", "events.events.k8s.io", "--sort-by", ".eventTime", "-o", EVENTS])?;
+        say("\n6. An access token, kept fresh (it lives 12 s here, an hour in real life)\n");
+        self.kubectl(&["-n", NAMESPACE, "wait", "--for=condition=Ready", "accesstoken/key-protect", "--timeout=60s"])?;
+        self.kubectl(&["-n", NAMESPACE, "get", "accesstokens"])?;
+        let first = self.token_digest()?;
+        eventually("the token is replaced", async || self.token_digest().is_ok_and(|now| now != first)).await;
+        say("  replaced before its end, in the same Secret:");
+        self.kubectl(&["-n", NAMESPACE, "get", "accesstokens"])?;
         say(&format!("\nThe story took {:.1} s.", self.begun.elapsed().as_secs_f64()));
         Ok(())
     }
@@ -175,6 +185,14 @@ impl Scene {
         let request =
             client.post(format!("{server}/token")).basic_auth(client_id, Some(secret)).form(&[("grant_type", "client_credentials")]);
         Ok(request.send().await?.error_for_status()?.json().await?)
+    }
+
+    /// Tells one token from another; the token itself is shown to nobody.
+    fn token_digest(&self) -> Result<u64, Error> {
+        let token = self.read(&["-n", NAMESPACE, "get", "secret", "key-protect", "-o", "jsonpath={.data.token}"])?;
+        let mut hasher = DefaultHasher::new();
+        token.hash(&mut hasher);
+        Ok(hasher.finish())
     }
 
     fn value(&self, key: &str) -> Result<String, Error> {

@@ -1,6 +1,9 @@
 //! What this process knows more exactly than status says: moments of its own steady clock, and digests of what it published.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -22,13 +25,15 @@ pub struct Kept {
 
 /// By UID. Losing it costs nothing but time.
 #[derive(Debug, Default)]
-pub struct Schedules(Mutex<HashMap<String, State>>);
+pub struct Schedules(Mutex<HashMap<String, State>>, Mutex<HashMap<String, f64>>);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     kept: Option<Kept>,
     /// Whether a pass of this process has reported.
     has_passed: bool,
+    /// Where its tokens come from, and how many a second.
+    demand: Option<(String, f64)>,
 }
 
 impl Schedules {
@@ -54,8 +59,47 @@ impl Schedules {
         self.0.lock().get(uid).is_some_and(|state| state.has_passed)
     }
 
+    /// A token of `place` is to be replaced every `interval`. Says how many requests a second all tokens of that place need.
+    pub fn need(&self, uid: &str, place: &str, interval: Duration) -> f64 {
+        let rate = 1.0 / interval.as_secs_f64().max(0.001);
+        let before = self.0.lock().entry(uid.to_owned()).or_default().demand.replace((place.to_owned(), rate));
+        let mut needs = self.1.lock();
+        withdraw(&mut needs, before);
+        let need = needs.entry(place.to_owned()).or_default();
+        *need += rate;
+        *need
+    }
+
     /// The object is gone.
     pub fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
+        let gone = self.0.lock().remove(uid);
+        withdraw(&mut self.1.lock(), gone.and_then(|state| state.demand));
+    }
+}
+
+fn withdraw(needs: &mut HashMap<String, f64>, demand: Option<(String, f64)>) {
+    let Some((place, rate)) = demand else { return };
+    if let Some(need) = needs.get_mut(&place) {
+        *need -= rate;
+        if *need <= rate / 1000.0 {
+            needs.remove(&place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_place_needs_is_the_sum_of_its_tokens_as_they_are_now() {
+        let schedules = Schedules::default();
+        let second = Duration::from_secs(1);
+        assert!((schedules.need("a", "ibm", second * 2) - 0.5).abs() < 1e-9);
+        assert!((schedules.need("b", "ibm", second * 4) - 0.75).abs() < 1e-9);
+        assert!((schedules.need("a", "ibm", second) - 1.25).abs() < 1e-9, "another interval replaces the former");
+        assert!((schedules.need("a", "other", second) - 1.0).abs() < 1e-9, "another place too");
+        schedules.forget("b");
+        assert!((schedules.need("c", "ibm", second) - 1.0).abs() < 1e-9, "what is gone needs nothing");
     }
 }

@@ -1,5 +1,7 @@
 //! Report: what is stored, and what is said.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -91,6 +93,7 @@ impl Pass {
         }
         status.next_action_at = verdict.retry_at.map(|at| Time(whole_seconds_from(at)));
         let fresh = match &verdict.fresh {
+            State::Yes(_) if self.lacks_budget(now).is_some() => self.lacks_budget(now).map_or(State::Yes(Reason::Refreshed), State::No),
             State::Yes(_) if self.world.reused_refresh_at(now).is_some() => State::Yes(Reason::TokenReused),
             State::Yes(_) if status.lifetime_unknown == Some(true) => State::Yes(Reason::LifetimeUnknown),
             State::Yes(_) if !self.asked() => said_before(&former.conditions).unwrap_or(State::Yes(Reason::Refreshed)),
@@ -111,6 +114,22 @@ impl Pass {
             status.next_action_at = former.next_action_at.clone();
         }
         (status, kept)
+    }
+
+    /// Whether the tenant's tokens need more requests than its budget allows: said before any of them comes too late.
+    fn lacks_budget(&self, now: Timestamp) -> Option<Problem> {
+        let (Some(Ok(issued)), Some(source)) = (&self.world.issued, &self.source) else { return None };
+        let interval = Duration::try_from(issued.refresh_at.duration_since(now)).ok()?;
+        let connection = &source.connection;
+        let place = format!("{} {}", connection.host, connection.tenant.as_ref().map(ToString::to_string).unwrap_or_default());
+        let needed = self.context.schedules.need(&self.subject.uid, &place, interval);
+        let allowed = connection.service.gate().budget().requests_per_second;
+        (needed > f64::from(allowed)).then(|| {
+            let message = format!(
+                "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed}: raise budget.requestsPerSecond of the provider, or they come late"
+            );
+            Problem::new(Reason::BudgetTooSmall, message)
+        })
     }
 
     fn asked(&self) -> bool {
@@ -164,11 +183,12 @@ fn changes(former: &[Condition], now: &[Condition]) -> Option<Announcement> {
     let status = |list: &[Condition]| condition(list, "Fresh").map(|fresh| fresh.status.clone());
     let (before, after) = (status(former), condition(now, "Fresh")?);
     match (before.as_deref(), after.status.as_str()) {
-        (Some("False"), "True") => {
+        (Some("False"), "True") if condition(former, "Fresh").is_some_and(|fresh| fresh.reason != Reason::BudgetTooSmall.as_str()) => {
             let note = "the token is replaced in time again".to_owned();
             Some(Announcement { reason: Reason::Refreshed, note, is_warning: false })
         }
-        (Some("True"), "False") => announcement(after),
+        // One for each of thousands of tokens would help nobody.
+        (Some("True"), "False") if after.reason != Reason::BudgetTooSmall.as_str() => announcement(after),
         _ => None,
     }
 }

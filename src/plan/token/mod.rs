@@ -299,7 +299,7 @@ impl World {
             Class::RateLimited => wait,
             // Presenting it again could lock somebody out.
             Class::Unauthorized if self.is_of_a_user && failure.reason == Reason::InvalidGrant => wait.max(USER_GRANT_REFUSED),
-            _ => schedule::retry_after(wait, rest),
+            class => schedule::retry_after(wait, class == Class::Transient, rest),
         }
     }
 
