@@ -3,4 +3,5 @@
 mod field;
 mod leaders;
 mod points;
+mod tokens;
 mod uncertain;
