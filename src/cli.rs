@@ -64,6 +64,12 @@ pub struct Run {
     /// PEM certificates to trust besides the built-in roots.
     #[arg(long, env = "SSL_CERT_FILE")]
     pub ca_file: Option<PathBuf>,
+    /// Hosts besides IBM's own IAM that get the token of the operator's own account (trusted profiles), separated by commas.
+    #[arg(long, env = "IAM_HOSTS", value_delimiter = ',')]
+    pub iam_hosts: Vec<String>,
+    /// Where the token of the operator's own account for IAM lies (audience `iam`).
+    #[arg(long, env = "IAM_TOKEN_FILE", default_value = "/var/run/secrets/iam/token")]
+    pub iam_token_file: PathBuf,
     /// How log lines look.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -74,6 +74,8 @@ async fn operate(options: Run) -> Result<(), AnyError> {
         drift_interval,
         deletion_budget,
         provider_hosts,
+        iam_hosts,
+        iam_token_file,
         allow_local_addresses,
         ca_file,
         ..
@@ -104,6 +106,8 @@ async fn operate(options: Run) -> Result<(), AnyError> {
         http: HttpSettings {
             allow_local_addresses,
             allowed_hosts: provider_hosts.into_iter().filter(|host| !host.is_empty()).collect(),
+            iam_hosts: iam_hosts.into_iter().filter(|host| !host.is_empty()).collect(),
+            iam_token_file,
             extra_roots: ca_file.map(std::fs::read).transpose()?.unwrap_or_default(),
         },
         instance: instance.unwrap_or_else(default_instance),

@@ -72,6 +72,7 @@ reasons! {
     RateLimited, Retried, "The service asked for fewer requests; the whole tenant pauses.";
     UnexpectedResponse, Retried, "The service answered something that is not in its documentation.";
     Unauthorized, NeedsChange, "The service does not accept the provider's credential: check the API key.";
+    ProfileNotEligible, NeedsChange, "The operator's account may not assume the trusted profile: link the profile to its ServiceAccount, and see that IAM trusts this cluster.";
     InvalidClient, NeedsChange, "The token endpoint does not accept the published credential.";
     InvalidGrant, NeedsChange, "The token endpoint does not accept what the grant presents: check user name and password, or the assertion.";
     Rejected, NeedsChange, "The service refused the request.";

@@ -126,10 +126,28 @@ pub struct AppIdProvider {
     pub iam: Option<AppIdIam>,
 }
 
+/// A trusted profile of IAM, by exactly one of `id`, `name` and `crn`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = ("[has(self.id), has(self.name), has(self.crn)].filter(x, x).size() == 1", "set exactly one of id, name and crn"))]
+pub struct TrustedProfile {
+    /// Its id, as the console shows it: `Profile-…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub id: Option<String>,
+    /// Its name, in the account of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub name: Option<String>,
+    /// Its CRN (cloud resource name), at most 512 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub crn: Option<String>,
+}
+
 /// IBM Cloud IAM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.accountId) == has(oldSelf.accountId) && (!has(self.accountId) || self.accountId == oldSelf.accountId)", "iam.accountId is immutable: create a new provider for another account"))]
+#[x_kube(validation = ("has(self.apiKey) != has(self.trustedProfile)", "set exactly one of apiKey and trustedProfile"), validation = ("has(self.accountId) == has(oldSelf.accountId) && (!has(self.accountId) || self.accountId == oldSelf.accountId)", "iam.accountId is immutable: create a new provider for another account"))]
 pub struct IamProvider {
     /// Address of IAM. Default `https://iam.cloud.ibm.com`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,7 +157,12 @@ pub struct IamProvider {
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9]+$"))]
     pub account_id: Option<String>,
     /// The API key of a user or service ID.
-    pub api_key: KeySource,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<KeySource>,
+    /// A trusted profile that the operator's own ServiceAccount may assume. Only for a `ClusterIdentityProvider`, on a cluster whose tokens IAM
+    /// trusts (IBM Cloud Kubernetes Service, Red Hat OpenShift on IBM Cloud), with the chart's `iamToken.enabled`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted_profile: Option<TrustedProfile>,
 }
 
 /// Which keys of a Secret hold a pair of client id and client secret.
@@ -399,6 +422,7 @@ fn in_flight(_: &mut SchemaGenerator) -> Schema {
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = ("!has(self.iam) || !has(self.iam.trustedProfile)", "a trusted profile is assumed by the operator's own identity: only a ClusterIdentityProvider may name one"),
     validation = ("[has(self.appId), has(self.iam), has(self.verify), has(self.secureAuth), has(self.oidc)].filter(x, x).size() == 1", "set exactly one of appId, iam, verify, secureAuth and oidc"),
     validation = ("has(self.appId) == has(oldSelf.appId) && has(self.iam) == has(oldSelf.iam) && has(self.verify) == has(oldSelf.verify) && has(self.secureAuth) == has(oldSelf.secureAuth)", "the service of a provider is immutable: create a new provider"),
 )]

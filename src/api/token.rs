@@ -17,6 +17,8 @@ use super::{
 pub enum GrantType {
     /// An IBM Cloud API key.
     ApiKey,
+    /// The trusted profile that a `ClusterIdentityProvider` for IAM names.
+    TrustedProfile,
     /// The client's own credential (RFC 6749, section 4.4).
     ClientCredentials,
     /// A user's name and password (RFC 6749, section 4.3). Never a default: OAuth 2.1 removes it.
@@ -117,8 +119,8 @@ pub struct Parameter {
     validation = ("!has(self.audienceRef) || !has(self.audiences)", "set audiences or audienceRef, not both"),
 )]
 pub struct GrantSpec {
-    /// `ApiKey`, `ClientCredentials`, `Password` or `JwtBearer`. Default: what the service uses for machines (`ApiKey` for IAM, else
-    /// `ClientCredentials`).
+    /// `ApiKey`, `TrustedProfile`, `ClientCredentials`, `Password` or `JwtBearer`. Default: what the service uses for machines (for IAM
+    /// whatever the provider has, else `ClientCredentials`).
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub grant_type: Option<GrantType>,
     /// Scopes, at most 50. Left out: none is asked for, and the service gives what it gives then.

@@ -153,6 +153,15 @@ pub enum Grant {
         /// How long it is known to exist: the service may not know a new one yet.
         known_for: Duration,
     },
+    /// A token of the cluster for the operator's own account, with which it assumes a trusted profile of IAM.
+    ComputeToken {
+        /// The token.
+        token: SecretText,
+        /// The form field that names the profile, and its value.
+        profile: (&'static str, String),
+        /// How long the profile is known to be asked for: the service may not know it yet.
+        known_for: Duration,
+    },
     /// The client's own credential (RFC 6749, section 4.4).
     ClientCredentials,
     /// A user's name and password (RFC 6749, section 4.3).

@@ -1,8 +1,8 @@
-//! IBM Cloud IAM: access tokens for API keys.
+//! IBM Cloud IAM: access tokens for API keys, and for trusted profiles that the operator's own account assumes.
 //!
-//! Source: IAM token endpoint, `POST /identity/token` with `grant_type=urn:ibm:params:oauth:grant-type:apikey`.
+//! Source: IAM token endpoint, `POST /identity/token` with the grants `apikey` and `cr-token` of `urn:ibm:params:oauth:grant-type`.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -28,12 +28,28 @@ const LIFETIME_UNKNOWN: Duration = Duration::from_secs(600);
 /// What we are doing when a token is asked for, as a failure says it.
 pub const DOING: &str = "getting a token from IAM";
 
-/// One API key at one IAM, with the token it got: shared by everything that uses the key.
+/// With what a provider asks IAM.
+#[derive(Clone, Debug)]
+pub enum IamCredential {
+    /// An API key.
+    ApiKey(SecretText),
+    /// A trusted profile, which the operator's own account assumes with a token that lies in a file.
+    TrustedProfile {
+        /// The form field that names the profile.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// Where the cluster keeps the account's token fresh.
+        token_file: PathBuf,
+    },
+}
+
+/// One credential at one IAM, with the token it got: shared by everything that uses it.
 #[derive(Debug)]
 pub struct Iam {
     tenant: Tenant,
     token_endpoint: Url,
-    api_key: SecretText,
+    credential: IamCredential,
     known_since: Instant,
     /// Held while a token is fetched, so that one request serves all who wait.
     token: tokio::sync::Mutex<Kept>,
@@ -67,16 +83,16 @@ struct Account {
 }
 
 impl Iam {
-    /// An API key at an IAM. `known_for` tells how long the key has been in its Secret.
+    /// A credential at an IAM. `known_for` tells how long a key has been in its Secret.
     #[must_use]
-    pub fn new(tenant: Tenant, url: &Url, api_key: SecretText, known_for: Duration) -> Self {
+    pub fn new(tenant: Tenant, url: &Url, credential: IamCredential, known_for: Duration) -> Self {
         let mut token_endpoint = url.clone();
         token_endpoint.set_path(&format!("{}/identity/token", url.path().trim_end_matches('/').trim_end_matches("/identity/token")));
         let now = Instant::now();
         Self {
             tenant,
             token_endpoint,
-            api_key,
+            credential,
             known_since: now.checked_sub(known_for).unwrap_or(now),
             token: tokio::sync::Mutex::default(),
         }
@@ -139,18 +155,33 @@ impl Iam {
     }
 
     async fn fetch(&self, caller: &Caller) -> Result<IamToken, Failure> {
-        let issued = self.issue(caller, &self.own_request()).await?;
+        let issued = self.issue(caller, &self.own_request()?).await?;
         let claims = claims(issued.access_token.expose_secret());
         let standing = Standing { iam_id: claims.iam_id, account: claims.account.and_then(|account| account.bss), ..Standing::default() };
         let life = Life::told(&issued.told, LIFETIME_UNKNOWN).remaining;
         Ok(IamToken { value: issued.access_token, standing, use_until: Instant::now() + life.mul_f64(0.8) })
     }
 
-    /// What asks for a token with the provider's own key.
-    #[must_use]
-    pub fn own_request(&self) -> TokenRequest {
-        let grant = Grant::ApiKey { key: self.api_key.clone(), known_for: self.known_since.elapsed() };
-        TokenRequest { grant, client: None, scopes: Vec::new(), audiences: Vec::new(), resources: Vec::new(), parameters: Vec::new() }
+    /// What asks for a token with the provider's own credential.
+    ///
+    /// # Errors
+    ///
+    /// When the operator's own token is not there.
+    pub fn own_request(&self) -> Result<TokenRequest, Failure> {
+        let known_for = self.known_since.elapsed();
+        let grant = match &self.credential {
+            IamCredential::ApiKey(key) => Grant::ApiKey { key: key.clone(), known_for },
+            IamCredential::TrustedProfile { field, value, token_file } => {
+                let missing = |_| {
+                    let message = "the operator has no token of its own for IAM: set iamToken.enabled of the chart";
+                    Failure::new(DOING, Class::Rejected, Reason::CredentialsNotFound, message)
+                };
+                let token = std::fs::read_to_string(token_file).map_err(missing)?;
+                Grant::ComputeToken { token: token.trim().to_owned().into(), profile: (field, value.clone()), known_for }
+            }
+        };
+        let none = Vec::new;
+        Ok(TokenRequest { grant, client: None, scopes: none(), audiences: none(), resources: none(), parameters: Vec::new() })
     }
 }
 
@@ -169,6 +200,13 @@ impl TokenIssuer for Iam {
             Grant::ApiKey { known_for, .. } if failure.class == Class::Unauthorized && *known_for < PROPAGATION => {
                 Failure { class: Class::Transient, ..failure }
             }
+            // A profile, or the link to it, may be as new.
+            Grant::ComputeToken { known_for, .. } if failure.status == Some(400) && *known_for < PROPAGATION => {
+                Failure { class: Class::Transient, reason: Reason::Unauthorized, ..failure }
+            }
+            Grant::ComputeToken { .. } if failure.status == Some(400) => {
+                Failure { class: Class::Unauthorized, reason: Reason::ProfileNotEligible, ..failure }
+            }
             _ => failure,
         })
     }
@@ -177,6 +215,16 @@ impl TokenIssuer for Iam {
 /// Claims of a token, unverified: for display and to know our account, never to trust anybody.
 fn claims(token: &str) -> Claims {
     oauth::payload(token).and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
+}
+
+/// Whether a host is IBM's IAM: the only ones, besides those that the operator's flags name, that get a token of the operator's own account.
+#[must_use]
+pub fn is_ibms(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "iam.cloud.ibm.com"
+        || host.ends_with(".iam.cloud.ibm.com")
+        || host == "iam.test.cloud.ibm.com"
+        || host == "private.iam.test.cloud.ibm.com"
 }
 
 /// An API key as it stands in a Secret: the raw key, or the JSON file that IBM Cloud offers for download.
@@ -208,6 +256,16 @@ pub fn api_key(text: &str) -> Result<SecretText, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_ibms_own_hosts_get_the_operators_token() {
+        for host in ["iam.cloud.ibm.com", "private.iam.cloud.ibm.com", "private.us-south.iam.cloud.ibm.com", "IAM.cloud.ibm.com"] {
+            assert!(is_ibms(host), "{host}");
+        }
+        for host in ["iam.cloud.ibm.com.evil.example", "eviliam.cloud.ibm.com", "cloud.ibm.com", "127.0.0.1"] {
+            assert!(!is_ibms(host), "{host}");
+        }
+    }
 
     #[test]
     fn an_api_key_is_read_raw_or_from_ibms_file_and_trimmed() {

@@ -17,7 +17,7 @@ use std::{future::Future, sync::Arc};
 pub use app_id::AppId;
 pub use gate::{Gate, Urgency};
 pub use http::{HttpSettings, Tenant};
-pub use iam::Iam;
+pub use iam::{Iam, IamCredential};
 pub use oidc::Oidc;
 pub use secure_auth::SecureAuth;
 pub use verify::Verify;

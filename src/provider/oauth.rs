@@ -99,6 +99,9 @@ async fn ask_once(tenant: &Tenant, caller: &Caller, call: &TokenCall<'_>) -> Res
     let mut form = vec![("grant_type", grant_type)];
     match &request.grant {
         Grant::ApiKey { key, .. } => form.push(("apikey", key.expose_secret())),
+        Grant::ComputeToken { token, profile: (field, value), .. } => {
+            form.extend([("cr_token", token.expose_secret()), (*field, value.as_str())]);
+        }
         Grant::ClientCredentials => {}
         Grant::Password { username, password } => {
             form.extend([("username", username.expose_secret()), ("password", password.expose_secret())]);
@@ -173,6 +176,7 @@ pub(super) fn issued(tenant: &Tenant, doing: &'static str, answer: &Answer, requ
 const fn grant_type(grant: &Grant) -> &'static str {
     match grant {
         Grant::ApiKey { .. } => "urn:ibm:params:oauth:grant-type:apikey",
+        Grant::ComputeToken { .. } => "urn:ibm:params:oauth:grant-type:cr-token",
         Grant::ClientCredentials => "client_credentials",
         Grant::Password { .. } => "password",
         Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",

@@ -13,7 +13,7 @@ use cloud_identity_operator::{
         layout::Credential,
     },
     provider::{
-        AppId, Gate, HttpSettings, Iam, Tenant,
+        AppId, Gate, HttpSettings, Iam, IamCredential, Tenant,
         app_id::SharedTenant,
         gate::Budget,
         http::{Body, Request},
@@ -291,7 +291,7 @@ fn no_type_that_holds_a_secret_shows_it_in_a_panic() {
     let url = || url::Url::parse("https://service.example.com/").expect("a URL");
     let gate = || Gate::new(Budget { requests_per_second: 1, concurrency: 1 });
     let tenant = || Tenant::new("test", gate(), &HttpSettings::default(), None, Arc::new(Metrics::default())).expect("it is made");
-    let iam = || Arc::new(Iam::new(tenant(), &url(), text(), Duration::ZERO));
+    let iam = || Arc::new(Iam::new(tenant(), &url(), IamCredential::ApiKey(text()), Duration::ZERO));
     let application = || Application {
         client_id: ClientId::new("client"),
         name: "name".into(),

@@ -331,7 +331,12 @@ fn providers() -> Vec<Row> {
             "appId.tenantId is the GUID of the App ID instance",
             json!({ "appId": { "tenantId": "22222222-a227-4bfe-a044-93b6e6060b61" } }),
         ),
-        idp(json!({ "appId": null, "iam": { "apiKey": null } }), "spec.iam.apiKey: Required value", json!({ "appId": null, "iam": iam })),
+        idp(json!({ "appId": null, "iam": {} }), "set exactly one of apiKey and trustedProfile", json!({ "appId": null, "iam": iam })),
+        idp(
+            json!({ "appId": null, "iam": { "trustedProfile": { "id": "Profile-1" } } }),
+            "a trusted profile is assumed by the operator's own identity: only a ClusterIdentityProvider may name one",
+            json!({ "appId": null, "iam": iam }),
+        ),
         idp(
             json!({ "tls": { "caBundle": {} } }),
             "set exactly one of configMapRef and secretRef",
@@ -401,6 +406,11 @@ fn cluster_providers() -> Vec<Row> {
     let selector = json!({ "matchLabels": { "team": "shop" } });
     let labels = |count| allowed(json!({ "from": "Selected", "selector": { "matchLabels": map(count) } }));
     vec![
+        cidp(
+            json!({ "appId": null, "iam": { "trustedProfile": { "id": "Profile-1", "name": "operator" } } }),
+            "set exactly one of id, name and crn",
+            json!({ "appId": null, "iam": { "trustedProfile": { "name": "operator" } } }),
+        ),
         cidp(json!({ "appId": null }), "set exactly one of appId, iam, verify, secureAuth and oidc", json!({})),
         cidp(allowed(json!({ "from": "Listed" })), "names goes with from: Listed", allowed(json!({ "from": "Listed", "names": ["shop"] }))),
         cidp(allowed(json!({ "names": ["shop"] })), "names goes with from: Listed", allowed(json!({ "from": "All" }))),

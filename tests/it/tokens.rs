@@ -7,10 +7,12 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use cloud_identity_operator::api::AccessToken;
-use identity_simulator::{Action, ApplicationSeed, Framing, KeyEdit, KeySeed, Rule, Settings, User, When};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use identity_simulator::{Action, ApplicationSeed, Framing, KeyEdit, KeySeed, ProfileSeed, Rule, ServiceAccount, Settings, User, When};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use stage::{Dice, IAM, Operator, OperatorOptions, PROVIDER, Stage, TENANT, eventually, token_condition, token_message};
+use stage::{
+    Dice, IAM, Operator, OperatorOptions, PROVIDER, SERVICE_ACCOUNT, SYSTEM, Stage, TENANT, eventually, token_condition, token_message,
+};
 
 use crate::ledger::{Ledger, WINDOW, tally};
 
@@ -426,7 +428,7 @@ async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
 /// Promise 3, as a reader sees it: many tokens of short life, a service that fails in every way for a third of its answers, and a prober that
 /// reads every Secret ten times a second.
 ///
-/// Traps: T21, T23.
+/// Traps: T21.
 #[tokio::test]
 async fn no_reader_ever_finds_an_expired_token_while_a_third_of_all_answers_fails() {
     const TOKENS: usize = 60;
@@ -493,4 +495,47 @@ async fn no_reader_ever_finds_an_expired_token_while_a_third_of_all_answers_fail
     assert!(injected >= 30, "{injected} faults");
     assert!(counts.received > before + u64::try_from(TOKENS).expect("few") * 2, "{counts:?}: the service was asked");
     assert!(tightest < LIFETIME / 2, "{tightest} s: the faults were felt");
+}
+
+/// A trusted profile: the operator's own account assumes it, and no key lies anywhere. Its token goes to IBM's hosts, and to those that a flag
+/// names.
+#[tokio::test]
+async fn a_trusted_profile_is_assumed_with_the_operators_own_token_and_by_nobody_elses_host() {
+    let mut stage = Stage::new("profile").await;
+    let home = std::mem::replace(&mut stage.namespace, stage.control_plane.create_namespace("profile").await.expect("made"));
+    let account = ServiceAccount { namespace: SYSTEM.into(), name: SERVICE_ACCOUNT.into() };
+    let profile = ProfileSeed { name: "operator".into(), subjects: [account].into(), ..ProfileSeed::default() };
+    let profile = stage.control.add_profile(&profile).await.expect("added");
+    // What a kubelet would do for the chart's Pod.
+    let accounts: kube::Api<k8s_openapi::api::core::v1::ServiceAccount> = kube::Api::namespaced(stage.client.clone(), SYSTEM);
+    let wanted = serde_json::from_value(json!({ "spec": { "audiences": ["iam"] } })).expect("valid");
+    let made = accounts.create_token_request(SERVICE_ACCOUNT, &PostParams::default(), &wanted).await.expect("made");
+    let token = made.status.expect("a status").token;
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.token", stage.namespace));
+    std::fs::write(&file, token).expect("written");
+    let name = format!("{home}-ibm");
+    let mut document = stage.iam_document(&name);
+    document["kind"] = json!("ClusterIdentityProvider");
+    document["metadata"] = json!({ "name": name });
+    document["spec"]["iam"] = json!({ "url": stage.simulator.urls().iam, "trustedProfile": { "id": profile.id } });
+    document["spec"]["allowedNamespaces"] = json!({ "from": "Listed", "names": [stage.namespace] });
+    document["spec"]["permits"] = json!({ "accessTokens": true });
+    stage.apply(&document).await.expect("accepted");
+    let options = |hosts: Vec<String>| OperatorOptions {
+        namespace: home.clone(),
+        watch_namespaces: vec![stage.namespace.clone()],
+        arguments: ["--iam-token-file".to_owned(), file.display().to_string()].into_iter().chain(hosts).collect(),
+        ..OperatorOptions::default()
+    };
+    stage.token("profile", json!({ "providerRef": { "kind": "ClusterIdentityProvider", "name": name } })).await;
+    let operator = stage.operator_with(options(Vec::new())).await;
+    let refused = stage.token_reason("profile", "AddressNotAllowed").await;
+    assert!(token_message(&refused, "Ready").is_some_and(|said| said.contains("--iam-hosts")));
+    assert_eq!(stage.calls("iam.token").await, 0, "the token went nowhere");
+    drop(operator.kill().await);
+    let _operator = stage.operator_with(options(vec!["--iam-hosts".into(), "127.0.0.1".into()])).await;
+    stage.token_ready("profile").await;
+    let claims = claims(&values(&stage, "profile").await["token"]);
+    assert_eq!(claims["iam_id"], json!(format!("iam-{}", profile.id)));
+    std::fs::remove_file(&file).expect("it is there");
 }

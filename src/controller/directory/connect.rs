@@ -25,12 +25,12 @@ use crate::{
     api::{
         AppIdProvider, AssertionAudience, AuthenticationMethod, BasicEncoding, ClientAuthentication as ClientAuthenticationSpec,
         IamProvider, ObjectVersion, OidcProvider, PairSecretRef, PairSource, SecureAuthProvider, ServiceUrl, SigningAlgorithm, Span,
-        VerifyProvider,
+        TrustedProfile, VerifyProvider,
     },
     model::{Algorithm, Audience, ClientCredential, ExposeSecret, Failure, Proof, SecretText, SigningKey, TenantIdentity},
     plan::Problem,
     provider::{
-        AppId, Gate, Iam, Oidc, SecureAuth, Tenant, Verify,
+        AppId, Gate, Iam, IamCredential, Oidc, SecureAuth, Tenant, Verify,
         app_id::{self, SharedTenant},
         assertion,
         gate::Budget,
@@ -232,7 +232,7 @@ impl Directory {
         let ca = ca.as_deref();
         match &specification.service {
             ServiceSpec::AppId(app_id) => self.app_id(app_id, read, ca, budget),
-            ServiceSpec::Iam(iam) => self.iam_service(iam, read, ca, budget),
+            ServiceSpec::Iam(iam) => self.iam_service(iam, specification.access.is_some(), read, ca, budget),
             ServiceSpec::Verify(verify) => self.verify(verify, read, ca, budget),
             ServiceSpec::SecureAuth(secure_auth) => self.secure_auth(secure_auth, read, ca, budget),
             ServiceSpec::Oidc(oidc) => self.oidc(oidc, &specification.endpoints_host, read, ca, budget),
@@ -264,7 +264,7 @@ impl Directory {
         let origin = self.origin("checking the address of App ID", &origin)?;
         let iam_url = spec.iam.as_ref().and_then(|iam| iam.url.as_ref()).map_or(iam::DEFAULT_URL, |url| url.0.as_str());
         let iam_url = self.origin("checking the address of IAM", iam_url)?;
-        let (iam, iam_fingerprint) = self.iam(&iam_url, api_key, source, ca, budget)?;
+        let (iam, iam_fingerprint) = self.iam(&iam_url, IamCredential::ApiKey(api_key), Some(source), ca, budget)?;
         let host = origin.origin().ascii_serialization();
         let place = (host.clone(), tenant_id.clone());
         let (shared, admission) = {
@@ -295,16 +295,30 @@ impl Directory {
         })
     }
 
-    fn iam_service(&self, spec: &IamProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
-        let source = read.secret(&spec.api_key.secret_ref.name)?;
-        let key = read.api_key(&spec.api_key.secret_ref.name, spec.api_key.secret_ref.key.as_deref())?;
+    fn iam_service(
+        &self,
+        spec: &IamProvider,
+        is_of_the_cluster: bool,
+        read: &Named<'_>,
+        ca: Option<&[u8]>,
+        budget: Budget,
+    ) -> Result<Connection, Problem> {
         let url = self.origin("checking the address of IAM", spec.url.as_ref().map_or(iam::DEFAULT_URL, |url| url.0.as_str()))?;
-        let (iam, fingerprint) = self.iam(&url, key, source, ca, budget)?;
+        let (credential, source) = match (&spec.api_key, &spec.trusted_profile) {
+            (Some(key), _) => {
+                let source = read.secret(&key.secret_ref.name)?;
+                (IamCredential::ApiKey(read.api_key(&key.secret_ref.name, key.secret_ref.key.as_deref())?), Some(source))
+            }
+            (None, Some(profile)) if is_of_the_cluster => (self.trusted_profile(profile, &url)?, None),
+            (None, Some(_)) => return Err(Problem::new(Reason::InvalidSpec, "only a ClusterIdentityProvider may name a trusted profile")),
+            (None, None) => return Err(Problem::new(Reason::InvalidSpec, "set exactly one of apiKey and trustedProfile")),
+        };
+        let (iam, fingerprint) = self.iam(&url, credential, source, ca, budget)?;
         Ok(Connection {
             service: Service::Iam(iam),
             tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),
             host: url.origin().ascii_serialization(),
-            credentials: Some(source.version.clone()),
+            credentials: source.map(|source| source.version.clone()),
             admission: Gate::new(PASSES),
             fingerprint,
             budget,
@@ -392,23 +406,46 @@ impl Directory {
     fn iam(
         &self,
         url: &Url,
-        api_key: SecretText,
-        source: &ReadCredential,
+        credential: IamCredential,
+        source: Option<&ReadCredential>,
         ca: Option<&[u8]>,
         budget: Budget,
     ) -> Result<(Arc<Iam>, [u8; 32]), Problem> {
-        let fingerprint = fingerprint(&[url.as_str().as_bytes(), api_key.expose_secret().as_bytes(), ca.unwrap_or_default()]);
+        let text = match &credential {
+            IamCredential::ApiKey(key) => key.clone(),
+            IamCredential::TrustedProfile { field, value, .. } => format!("{field} {value}").into(),
+        };
+        let fingerprint = fingerprint(&[url.as_str().as_bytes(), text.expose_secret().as_bytes(), ca.unwrap_or_default()]);
         let mut shared = self.shared.lock();
         if let Some(iam) = shared.iams.get(&fingerprint).and_then(Weak::upgrade) {
             return Ok((iam, fingerprint));
         }
-        let known_for = source.changed_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok()).unwrap_or_default();
+        let known_for = source
+            .and_then(|source| source.changed_at)
+            .and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok())
+            .unwrap_or_default();
         let tenant =
             Tenant::new("iam", Gate::new(budget), &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
-        let iam = Arc::new(Iam::new(tenant, url, api_key, known_for));
+        let iam = Arc::new(Iam::new(tenant, url, credential, known_for));
         shared.iams.retain(|_, known| known.strong_count() > 0);
         shared.iams.insert(fingerprint, Arc::downgrade(&iam));
         Ok((iam, fingerprint))
+    }
+
+    /// The operator's own identity goes to IBM's IAM, and to hosts that the operator's flags name, and to nobody else.
+    fn trusted_profile(&self, profile: &TrustedProfile, url: &Url) -> Result<IamCredential, Problem> {
+        let host = url.host_str().unwrap_or_default();
+        if !iam::is_ibms(host) && !self.http.iam_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)) {
+            let message = format!("the operator's own token is sent to IBM's IAM only, and {host} is not among its --iam-hosts");
+            return Err(Problem::new(Reason::AddressNotAllowed, message));
+        }
+        let (field, value) = match (&profile.id, &profile.name, &profile.crn) {
+            (Some(id), ..) => ("profile_id", id),
+            (None, Some(name), _) => ("profile_name", name),
+            (None, None, Some(crn)) => ("profile_crn", crn),
+            _ => return Err(Problem::new(Reason::InvalidSpec, "set exactly one of id, name and crn")),
+        };
+        Ok(IamCredential::TrustedProfile { field, value: value.clone(), token_file: self.http.iam_token_file.clone() })
     }
 
     fn origin(&self, doing: &'static str, text: &str) -> Result<Url, Problem> {

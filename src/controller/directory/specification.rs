@@ -76,7 +76,7 @@ impl ServiceSpec {
                 let key = app_id.iam.as_ref().and_then(|iam| iam.api_key.as_ref()).map(|key| key.secret_ref.name.as_str());
                 binding.into_iter().chain(key).collect()
             }
-            Self::Iam(iam) => vec![&iam.api_key.secret_ref.name],
+            Self::Iam(iam) => iam.api_key.iter().map(|key| key.secret_ref.name.as_str()).collect(),
             Self::Verify(verify) => of_client(Some(&verify.credentials), verify.client_authentication.as_ref()),
             Self::SecureAuth(secure_auth) => of_client(Some(&secure_auth.credentials), None),
             Self::Oidc(oidc) => of_client(oidc.credentials.as_ref(), oidc.client_authentication.as_ref()),

@@ -154,7 +154,7 @@ fn assemble(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Resul
     issued_for.credentials = secrets.read.iter().map(versions).collect();
     let (grant, client) = match &outline.connection.service {
         Service::Iam(iam) => {
-            only(spec.grant_type, &[GrantType::ApiKey], "IAM")?;
+            only(spec.grant_type, &[GrantType::ApiKey, GrantType::TrustedProfile], "IAM")?;
             match &object.spec.credentials {
                 Some(TokenCredentials { secret_ref }) => {
                     let text = secrets.text(&secret_ref.name, secret_ref.key.as_deref().unwrap_or("apikey"))?;
@@ -163,7 +163,7 @@ fn assemble(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Resul
                     let known_for = changed_at.map(|at| Timestamp::now().duration_since(at)).and_then(|age| age.try_into().ok());
                     (Grant::ApiKey { key, known_for: known_for.unwrap_or_default() }, None)
                 }
-                None if outline.own_credential_is_permitted => (iam.own_request().grant, None),
+                None if outline.own_credential_is_permitted => (iam.own_request().map_err(|failure| Problem::of(&failure))?.grant, None),
                 None => return Err(not_permitted()),
             }
         }
@@ -291,6 +291,11 @@ pub(super) fn digest(source: &Source) -> [u8; 32] {
     take(source.connection.tenant.as_ref().map_or("", |tenant| tenant.as_str()));
     match grant {
         Grant::ApiKey { key, .. } => take(key.expose_secret()),
+        // The cluster replaces the token every now and then; what it stands for stays.
+        Grant::ComputeToken { profile: (field, value), .. } => {
+            take(field);
+            take(value);
+        }
         Grant::ClientCredentials => take(""),
         Grant::Password { username, password } => {
             take(username.expose_secret());

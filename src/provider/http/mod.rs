@@ -12,6 +12,7 @@ mod words;
 
 use std::{
     error::Error as _,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU32, Ordering},
@@ -57,6 +58,10 @@ pub struct HttpSettings {
     pub allowed_hosts: Vec<String>,
     /// PEM certificates to trust besides the built-in roots (`SSL_CERT_FILE`).
     pub extra_roots: Vec<u8>,
+    /// Hosts besides IBM's own that get a token of the operator's own account.
+    pub iam_hosts: Vec<String>,
+    /// Where that token lies.
+    pub iam_token_file: PathBuf,
 }
 
 /// One tenant of one service: its gate and its own connections.
