@@ -23,7 +23,7 @@ impl Words {
             !code.is_empty()
                 && code.len() < SECRET_LIKE * 2
                 && code.chars().all(|c| c.is_ascii_alphanumeric() || "_-. ".contains(c))
-                && scrubbed(code) == *code
+                && (scrubbed(code) == *code || is_made_of_words(code))
         });
         let said = ["error_description", "errorMessage", "detail", "message"].into_iter().find_map(text);
         Self { code: code.map(ToOwned::to_owned), text: said.map(scrubbed) }
@@ -39,6 +39,12 @@ impl Words {
         }
         sentence
     }
+}
+
+/// Whether a code is made of words, like `unsupported_grant_type`: longer than what could be a credential, and none.
+fn is_made_of_words(code: &str) -> bool {
+    let is_word = |part: &str| (1..=14).contains(&part.len()) && part.chars().all(|c| c.is_ascii_lowercase());
+    code.contains('_') && code.split('_').all(is_word)
 }
 
 /// A service's words without anything that could be a credential: such messages sometimes quote what was sent.
@@ -73,5 +79,11 @@ mod tests {
         assert!(Words::read(long.as_bytes()).sentence(400).chars().count() < 240);
         let code = r#"{"error":"Y2FmZWMwZGUtMDAwMC00MDAwLTgwMDAtMDAwMDAwMDAwMDAw"}"#;
         assert_eq!(Words::read(code.as_bytes()).sentence(400), "the service answered 400");
+        for code in ["unsupported_grant_type", "temporarily_unavailable", "BXNIM0415E"] {
+            let body = format!(r#"{{"error":"{code}"}}"#);
+            assert_eq!(Words::read(body.as_bytes()).sentence(400), format!("the service answered 400 ({code})"));
+        }
+        let words_alone = r#"{"error":"abcdefghijklmnopqrstuvwxyz_x"}"#;
+        assert_eq!(Words::read(words_alone.as_bytes()).sentence(400), "the service answered 400");
     }
 }
