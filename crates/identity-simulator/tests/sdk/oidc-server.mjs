@@ -15,7 +15,7 @@ console.info = console.warn = console.error;
 const { Provider, errors } = await import("oidc-provider");
 
 function registered({ public_key: pem, key_id: kid, ...client }) {
-  const keys = pem ? { jwks: { keys: [{ ...createPublicKey(pem).export({ format: "jwk" }), kid, use: "sig" }] } } : {};
+  const keys = pem ? { jwks: { keys: [{ ...createPublicKey(pem).export({ format: "jwk" }), kid: kid ?? undefined, use: "sig" }] } } : {};
   return { grant_types: ["client_credentials"], response_types: [], redirect_uris: [], ...keys, ...client };
 }
 
