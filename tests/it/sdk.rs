@@ -127,11 +127,14 @@ async fn the_node_sdk_verifies_and_admits_a_published_token_only_where_it_is_mea
         node.envs(environment).envs(token);
         node
     };
-    for (token, receiver) in [("own", "storefront"), ("caller", "orders")] {
+    for (token, application) in [("own", "storefront"), ("caller", "orders")] {
+        stage.ready(application).await;
         stage.token_ready(token).await;
-        stage.control.clear_journal().await.expect("the simulator answers");
+    }
+    let client_id = stage.ready("storefront").await.status.and_then(|status| status.client_id);
+    stage.control.clear_journal().await.expect("the simulator answers");
+    for (token, receiver) in [("own", "storefront"), ("caller", "orders")] {
         let result = said_by(checked(token, receiver).await).await;
-        let client_id = stage.ready("storefront").await.status.and_then(|status| status.client_id);
         assert_eq!((result["tokenType"].as_str(), result["subject"].as_str()), (Some("Bearer"), client_id.as_deref()), "{token}");
         assert_eq!(stage.calls("app_id.token").await, 0, "{token}: it was there already");
     }

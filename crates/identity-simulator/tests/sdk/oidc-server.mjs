@@ -3,7 +3,7 @@
 // The first line of its input says everything:
 //   certificate, key   PEM, for 127.0.0.1
 //   clients            as dynamic registration names their fields; public_key (PEM) and key_id become a client's jwks
-//   resources          by identifier: format (jwt or opaque), seconds (lifetime), scope
+//   resources          by identifier: format (jwt or opaque), seconds (lifetime), scope; or refusal, an error of the provider's
 // It prints one line when it listens, {"issuer": …}, and ends with its input, or by SIGTERM. hack/sdk.sh installs the provider beside a copy
 // of this file.
 import { createPublicKey, generateKeyPairSync } from "node:crypto";
@@ -33,7 +33,7 @@ function configuration({ clients, resources }) {
         enabled: true,
         getResourceServerInfo(context, identifier) {
           const resource = resources[identifier];
-          if (!resource) throw new errors.InvalidTarget();
+          if (!resource || resource.refusal) throw new errors[resource?.refusal ?? "InvalidTarget"]();
           return { scope: resource.scope ?? "", audience: identifier, accessTokenFormat: resource.format, accessTokenTTL: resource.seconds };
         },
       },
