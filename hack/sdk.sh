@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs IBM's Node and Python SDKs for the tests and prints the directory: node_modules/, venv/, app-id.cjs and iam.py in it.
+# Installs IBM's Node and Python SDKs and an OpenID provider for the tests, and prints the directory: node_modules/, venv/, and the scripts.
 # Pinned by package-lock.json and requirements.txt; cached by their contents; safe to run several times at once.
 set -euo pipefail
 
 source_directory="$(cd "$(dirname "${BASH_SOURCE[0]}")/../crates/identity-simulator/tests/sdk" && pwd)"
 cache="${CLOUD_IDENTITY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cloud-identity-operator}/sdk"
-inputs=(package.json package-lock.json requirements.txt app-id.cjs iam.py)
+inputs=(package.json package-lock.json requirements.txt app-id.cjs iam.py kms.py oidc-server.mjs)
 
 for tool in node npm python3 flock sha256sum; do
     if ! command -v "$tool" >/dev/null; then
@@ -25,7 +25,7 @@ if [ ! -e "$directory/complete" ]; then
     rm -rf "$directory"
     mkdir -p "$directory"
     (cd "$source_directory" && cp "${inputs[@]}" "$directory/")
-    echo "sdk: installing ibmcloud-appid with npm …" >&2
+    echo "sdk: installing ibmcloud-appid and oidc-provider with npm …" >&2
     (cd "$directory" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2 9>&-)
     echo "sdk: installing ibm-cloud-sdk-core with pip …" >&2
     python3 -m venv "$directory/venv" >&2

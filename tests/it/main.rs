@@ -16,6 +16,7 @@ mod ledger;
 mod ownership;
 mod permits;
 mod promises;
+mod real;
 mod restore;
 mod sdk;
 mod secrets;

@@ -152,7 +152,8 @@ impl Kind for AccessTokens {
             contested_until: contested_until.and_then(|until| now.checked_add(until.duration_since(Timestamp::now())).ok()),
             published,
             retry_at: status.next_action_at.as_ref().map(|at| at.0).filter(|_| status.failures.is_some()),
-            is_news: context.memory.is_woken(&subject.uid)
+            // What belongs to a user and was refused is presented again only when it has changed itself: services lock users out.
+            is_news: (context.memory.is_woken(&subject.uid) && !was_refused_to_a_user(&status))
                 || spec_changed
                 || source.as_ref().is_some_and(|source| status.tried_for.as_ref() != Some(&source.issued_for)),
             is_of_a_user: source.as_ref().is_some_and(|source| source.request.grant.is_of_a_user()),
@@ -275,6 +276,10 @@ fn stands(status: &AccessTokenStatus, has_credentials: bool) -> bool {
     ];
     let said = condition(&status.conditions, "Ready").map(|ready| ready.reason.as_str());
     said.is_some_and(|said| standing.iter().any(|reason| said == reason.as_str()) || (said == ClientNotReady.as_str() && !has_credentials))
+}
+
+fn was_refused_to_a_user(status: &AccessTokenStatus) -> bool {
+    condition(&status.conditions, "Fresh").is_some_and(|fresh| fresh.reason == Reason::InvalidGrant.as_str())
 }
 
 fn is_suspended(object: &AccessToken, status: &AccessTokenStatus) -> bool {
