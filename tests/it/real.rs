@@ -289,8 +289,7 @@ async fn what_a_real_server_refuses_is_named_and_its_provider_goes_on() {
     stage.token_ready("wrong").await;
 }
 
-/// LEFT OUT: the operator takes a code of 20 characters or more for a credential, so that it neither shows nor understands it.
-/// RFC 6749 has several: `unsupported_grant_type`, `temporarily_unavailable`.
+/// Codes that are longer than what could be a credential are words all the same: RFC 6749 has several.
 #[tokio::test]
 async fn a_long_code_of_a_real_server_is_named_and_understood_too() {
     let Some(directory) = sdks("a_long_code_of_a_real_server_is_named_and_understood_too").await else {
