@@ -539,3 +539,35 @@ async fn a_trusted_profile_is_assumed_with_the_operators_own_token_and_by_nobody
     assert_eq!(claims["iam_id"], json!(format!("iam-{}", profile.id)));
     std::fs::remove_file(&file).expect("it is there");
 }
+
+/// Promises 6 and 10: a writer that keeps changing the Secret of a token is not fought without end, and costs few tokens.
+///
+/// Traps: T45.
+#[tokio::test]
+async fn a_hostile_writer_of_a_token_meets_few_repairs_and_the_condition_contested() {
+    let (stage, _operator) = with_iam("hostile-token", 3600).await;
+    stage.token("key-protect", of_iam()).await;
+    stage.token_ready("key-protect").await;
+    let ledger = Ledger::open(&stage).await;
+    let mut rounds = 0;
+    eventually("the object says that the Secret is contested", async || {
+        let is_right = values(&stage, "key-protect").await["token"].starts_with("ey");
+        if is_right && rounds < 20 {
+            rounds += 1;
+            stage.patch_secret("key-protect", json!({ "stringData": { "token": format!("cafec0de-hostile-{rounds}") } })).await;
+        }
+        let token = stage.tokens().get("key-protect").await.expect("there");
+        token_condition(&token, "Ready").is_some_and(|(_, reason)| reason == "Contested")
+    })
+    .await;
+    for round in 0..10 {
+        stage.patch_secret("key-protect", json!({ "stringData": { "token": format!("cafec0de-more-{round}") } })).await;
+    }
+    tokio::time::sleep(WINDOW).await;
+    assert!((5..=6).contains(&rounds), "{rounds} rounds");
+    assert!(ledger.operations().await.len() <= 6, "{:?}", ledger.operations().await);
+    // What its owner asks for is done all the same.
+    stage.token("key-protect", json!({ "providerRef": { "name": IAM }, "secret": { "keys": { "token": "bearer" } } })).await;
+    stage.token_ready("key-protect").await;
+    assert!(values(&stage, "key-protect").await.contains_key("bearer"));
+}

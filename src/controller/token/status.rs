@@ -11,7 +11,7 @@ use super::super::{
 };
 use super::{Kept, Pass, earliest, local, moment_of, secret, spec::secret_key};
 use crate::{
-    api::{AccessTokenStatus, LocalReference},
+    api::{AccessTokenStatus, LocalReference, ObjectVersion},
     plan::{
         Problem,
         application::State,
@@ -52,7 +52,10 @@ impl Pass {
         let mut status = AccessTokenStatus {
             observed_generation: Some(generation),
             secret_ref: is_ours.then(|| LocalReference { name: secret_key(&self.object).1 }),
-            secret_version: if is_ours && !self.is_left_damaged() { self.secret_version.clone() } else { None },
+            secret_version: self.secret_version.clone().filter(|_| is_ours).map(|version| {
+                // One that is not right keeps its UID, by which it is known again, and no resourceVersion, so that it is looked at again.
+                if self.is_left_damaged() { ObjectVersion { resource_version: String::new(), ..version } } else { version }
+            }),
             failures: None,
             next_action_at: None,
             ..former.clone()
@@ -92,8 +95,9 @@ impl Pass {
             status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));
         }
         status.next_action_at = verdict.retry_at.map(|at| Time(whole_seconds_from(at)));
+        let lacks_budget = self.lacks_budget(now);
         let fresh = match &verdict.fresh {
-            State::Yes(_) if self.lacks_budget(now).is_some() => self.lacks_budget(now).map_or(State::Yes(Reason::Refreshed), State::No),
+            State::Yes(_) if lacks_budget.is_some() => lacks_budget.map_or(State::Yes(Reason::Refreshed), State::No),
             State::Yes(_) if self.world.reused_refresh_at(now).is_some() => State::Yes(Reason::TokenReused),
             State::Yes(_) if status.lifetime_unknown == Some(true) => State::Yes(Reason::LifetimeUnknown),
             State::Yes(_) if !self.asked() => said_before(&former.conditions).unwrap_or(State::Yes(Reason::Refreshed)),
@@ -120,10 +124,10 @@ impl Pass {
     fn lacks_budget(&self, now: Timestamp) -> Option<Problem> {
         let (Some(Ok(issued)), Some(source)) = (&self.world.issued, &self.source) else { return None };
         let interval = Duration::try_from(issued.refresh_at.duration_since(now)).ok()?;
-        let connection = &source.connection;
-        let place = format!("{} {}", connection.host, connection.tenant.as_ref().map(ToString::to_string).unwrap_or_default());
-        let needed = self.context.schedules.need(&self.subject.uid, &place, interval);
-        let allowed = connection.service.gate().budget().requests_per_second;
+        let gate = source.connection.service.gate();
+        // Whatever shares a gate shares a budget.
+        let needed = self.context.schedules.need(&self.subject.uid, &format!("{gate:p}"), interval);
+        let allowed = gate.budget().requests_per_second;
         (needed > f64::from(allowed)).then(|| {
             let message = format!(
                 "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed}: raise budget.requestsPerSecond of the provider, or they come late"
