@@ -57,9 +57,20 @@ impl Bench {
 
     /// Makes objects as a user would, as fast as the API server takes them.
     pub async fn create(&self, namespace: &str, documents: impl Iterator<Item = Value>) -> Result<(), Error> {
+        self.create_evenly(namespace, documents, Duration::ZERO).await
+    }
+
+    /// The same, one each `pace`.
+    pub async fn create_evenly(&self, namespace: &str, documents: impl Iterator<Item = Value>, pace: Duration) -> Result<(), Error> {
+        let mut next = tokio::time::Instant::now();
+        let paced = documents.map(|document| {
+            next += pace;
+            (next, document)
+        });
         let parameters = PatchParams::apply("user").force();
-        stream::iter(documents)
-            .map(async |document| -> Result<(), Error> {
+        stream::iter(paced)
+            .map(async |(at, document)| -> Result<(), Error> {
+                tokio::time::sleep_until(at).await;
                 let version = document["apiVersion"].as_str().unwrap_or_default();
                 let (group, version) = version.split_once('/').unwrap_or(("", version));
                 let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, document["kind"].as_str().unwrap_or_default()));

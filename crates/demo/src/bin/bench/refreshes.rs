@@ -46,6 +46,8 @@ struct History {
     writes: BTreeMap<String, Vec<Write>>,
     /// In whole seconds, by name: for the last token.
     refresh_at: BTreeMap<String, Timestamp>,
+    /// Status, by name.
+    said: BTreeMap<String, String>,
 }
 
 impl History {
@@ -53,11 +55,13 @@ impl History {
         let lifetime = Duration::from_secs(lifetime.into());
         let life = Life { lifetime, remaining: lifetime, is_told: true };
         let objects = Api::<AccessToken>::namespaced(bench.client.clone(), &tokens.namespace).list(&Default::default()).await?.items;
-        let mut history = Self { lifetime, waits: BTreeMap::new(), writes: BTreeMap::new(), refresh_at: BTreeMap::new() };
+        let mut history =
+            Self { lifetime, waits: BTreeMap::new(), writes: BTreeMap::new(), refresh_at: BTreeMap::new(), said: BTreeMap::new() };
         for object in objects {
             let name = object.metadata.name.unwrap_or_default();
             let wait = Policy::DEFAULT.refresh_after(&life, object.metadata.uid.as_deref().unwrap_or_default());
             history.waits.insert(name.clone(), wait);
+            history.said.insert(name.clone(), serde_json::to_string(&object.status)?);
             if let Some(at) = object.status.and_then(|status| status.refresh_at) {
                 history.refresh_at.insert(name, at.0);
             }
@@ -81,13 +85,22 @@ impl History {
         found
     }
 
-    /// Tokens that had ended by then without another, or were never there.
+    /// Tokens that had ended by then without another, or were never there; the first are shown.
     fn dead(&self, by: Timestamp) -> usize {
         let lives = |name: &String| {
             let last = self.writes.get(name).and_then(|writes| writes.iter().rfind(|write| write.done <= by));
             last.is_some_and(|write| by.duration_since(write.received).as_secs_f64() <= self.lifetime.as_secs_f64())
         };
-        self.waits.keys().filter(|name| !lives(name)).count()
+        let dead: Vec<&String> = self.waits.keys().filter(|name| !lives(name)).collect();
+        for name in dead.iter().take(5) {
+            let writes: Vec<String> = self.writes.get(*name).into_iter().flatten().map(|write| write.done.to_string()).collect();
+            say(&format!(
+                "<!-- {name} was written at {}; it is {by}; {} -->",
+                writes.join(", "),
+                self.said.get(*name).map_or("", String::as_str)
+            ));
+        }
+        dead.len()
     }
 
     /// In how many cases, per cent, the time that was reckoned is what status says, to the second.
@@ -113,6 +126,16 @@ fn say_lateness(what: &str, refreshes: &[Refresh]) {
     say(&format!("| {what}: p50, p99, highest | {half:.3} s, {most:.3} s, {all:.3} s |"));
 }
 
+/// What the API server refused: how often, and what.
+fn refused(requests: &AuditEvents) -> String {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for event in requests.iter().filter(|event| event.response_code >= 400) {
+        let kind = format!("{} {} {} → {}", event.verb, event.resource, event.subresource, event.response_code);
+        *kinds.entry(kind).or_default() += 1;
+    }
+    if kinds.is_empty() { "0".into() } else { format!("{kinds:?}") }
+}
+
 /// Waits until so many calls were answered since `from`.
 async fn answered(tokens: &Tokens, from: usize, count: usize) -> Result<(), Error> {
     while tokens.calls().await? < from + count {
@@ -127,11 +150,15 @@ fn say_the_end(operator: &Operator, usage: &Usage, history: &History) {
     say(&format!("| warnings in the operator's log | {} |", complaints(operator)));
 }
 
-/// As many tokens of a short life as are given, for a minute.
+/// As many tokens of a short life as are given, for a minute. They are made one by one over about as long as one is left in place, so that
+/// their times are apart from the first: tokens that begin together drift apart only from round to round.
 pub async fn sustained(bench: &Bench, arguments: &Arguments, count: usize) -> Result<(), Error> {
-    let tokens = Tokens::set(bench, arguments, count, arguments.lifetime).await?;
+    let tokens = Tokens::without_objects(bench, arguments, count, arguments.lifetime).await?;
     let (mark, calls) = (bench.mark()?, tokens.calls().await?);
     let operator = bench.operator(&tokens.namespace).await?;
+    let half = Duration::from_secs(arguments.lifetime.into()) / 2;
+    let pace = half.mul_f64(0.93) / u32::try_from(count.max(1))?;
+    bench.create_evenly(&tokens.namespace, tokens.documents(arguments), pace).await?;
     answered(&tokens, calls, count).await?;
     // Whatever the first round left behind is over then.
     tokio::time::sleep(Duration::from_secs(arguments.lifetime.into())).await;
@@ -151,8 +178,11 @@ pub async fn sustained(bench: &Bench, arguments: &Arguments, count: usize) -> Re
     let late = refreshes.iter().filter(|refresh| refresh.after_the_end).count();
     say("");
     say(&format!(
-        "{count} AccessTokens of {} s ({} providers): {wanted:.0} refreshes a second wanted; watched for {span:.0} s, after the first round and {} s",
-        arguments.lifetime, arguments.providers, arguments.lifetime
+        "{count} AccessTokens of {} s ({} providers): {wanted:.0} refreshes a second wanted; made one by one over {:.0} s, watched for {span:.0} s, {} s after the last was there",
+        arguments.lifetime,
+        arguments.providers,
+        (pace * u32::try_from(count)?).as_secs_f64(),
+        arguments.lifetime
     ));
     say("");
     say("| what | value |");
@@ -162,7 +192,7 @@ pub async fn sustained(bench: &Bench, arguments: &Arguments, count: usize) -> Re
     say_lateness("lateness", &refreshes);
     say(&format!("| API requests that write, per refresh | {:.2} |", each(window.writes().len())));
     say(&format!("| API requests that read, per refresh | {:.2} |", each(window.reads().len())));
-    say(&format!("| requests that the API server refused | {} |", window.only(|event| event.response_code >= 400).len()));
+    say(&format!("| requests that the API server refused | {} |", refused(&window)));
     say(&format!("| remote calls, per refresh | {:.2} |", each(calls)));
     say(&format!("| processors | {busy} |"));
     say(&format!(

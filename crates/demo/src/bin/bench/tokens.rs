@@ -36,6 +36,19 @@ pub struct Tokens {
 impl Tokens {
     /// Makes the tokens while no operator runs; only the providers are known to be ready.
     pub async fn set(bench: &Bench, arguments: &Arguments, count: usize, lifetime: u32) -> Result<Self, Error> {
+        let tokens = Self::without_objects(bench, arguments, count, lifetime).await?;
+        bench.create(&tokens.namespace, tokens.documents(arguments)).await?;
+        Ok(tokens)
+    }
+
+    /// The objects themselves.
+    pub fn documents(&self, arguments: &Arguments) -> impl Iterator<Item = Value> {
+        let providers = arguments.providers;
+        (0..self.count).map(move |n| document(n, providers))
+    }
+
+    /// Everything but the tokens.
+    pub async fn without_objects(bench: &Bench, arguments: &Arguments, count: usize, lifetime: u32) -> Result<Self, Error> {
         let namespace = bench.control_plane.create_namespace("tokens").await?;
         let simulator = Simulator::start(Options::default()).await?;
         let control = simulator.control();
@@ -71,7 +84,6 @@ impl Tokens {
         let operator = bench.operator(&namespace).await?;
         bench.providers_ready(&namespace, arguments.providers).await;
         operator.stop().await;
-        bench.create(&namespace, (0..count).map(|n| document(n, arguments.providers))).await?;
         Ok(Self { namespace, control, count, _simulator: simulator })
     }
 
