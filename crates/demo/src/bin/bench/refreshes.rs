@@ -46,8 +46,6 @@ struct History {
     writes: BTreeMap<String, Vec<Write>>,
     /// In whole seconds, by name: for the last token.
     refresh_at: BTreeMap<String, Timestamp>,
-    /// Status, by name.
-    said: BTreeMap<String, String>,
 }
 
 impl History {
@@ -55,13 +53,11 @@ impl History {
         let lifetime = Duration::from_secs(lifetime.into());
         let life = Life { lifetime, remaining: lifetime, is_told: true };
         let objects = Api::<AccessToken>::namespaced(bench.client.clone(), &tokens.namespace).list(&Default::default()).await?.items;
-        let mut history =
-            Self { lifetime, waits: BTreeMap::new(), writes: BTreeMap::new(), refresh_at: BTreeMap::new(), said: BTreeMap::new() };
+        let mut history = Self { lifetime, waits: BTreeMap::new(), writes: BTreeMap::new(), refresh_at: BTreeMap::new() };
         for object in objects {
             let name = object.metadata.name.unwrap_or_default();
             let wait = Policy::DEFAULT.refresh_after(&life, object.metadata.uid.as_deref().unwrap_or_default());
             history.waits.insert(name.clone(), wait);
-            history.said.insert(name.clone(), serde_json::to_string(&object.status)?);
             if let Some(at) = object.status.and_then(|status| status.refresh_at) {
                 history.refresh_at.insert(name, at.0);
             }
@@ -85,22 +81,19 @@ impl History {
         found
     }
 
-    /// Tokens that had ended by then without another, or were never there; the first are shown.
+    /// Tokens that had ended by then without another.
     fn dead(&self, by: Timestamp) -> usize {
-        let lives = |name: &String| {
-            let last = self.writes.get(name).and_then(|writes| writes.iter().rfind(|write| write.done <= by));
-            last.is_some_and(|write| by.duration_since(write.received).as_secs_f64() <= self.lifetime.as_secs_f64())
+        let has_ended = |writes: &&Vec<Write>| {
+            let last = writes.iter().rfind(|write| write.done <= by);
+            last.is_some_and(|write| by.duration_since(write.received).as_secs_f64() > self.lifetime.as_secs_f64())
         };
-        let dead: Vec<&String> = self.waits.keys().filter(|name| !lives(name)).collect();
-        for name in dead.iter().take(5) {
-            let writes: Vec<String> = self.writes.get(*name).into_iter().flatten().map(|write| write.done.to_string()).collect();
-            say(&format!(
-                "<!-- {name} was written at {}; it is {by}; {} -->",
-                writes.join(", "),
-                self.said.get(*name).map_or("", String::as_str)
-            ));
-        }
-        dead.len()
+        self.writes.values().filter(has_ended).count()
+    }
+
+    /// Tokens that had not come once by then.
+    fn waiting(&self, by: Timestamp) -> usize {
+        let has_come = |name: &String| self.writes.get(name).and_then(|writes| writes.first()).is_some_and(|write| write.done <= by);
+        self.waits.keys().filter(|name| !has_come(name)).count()
     }
 
     /// In how many cases, per cent, the time that was reckoned is what status says, to the second.
@@ -154,12 +147,11 @@ fn say_the_end(operator: &Operator, usage: &Usage, history: &History) {
 /// their times are apart from the first: tokens that begin together drift apart only from round to round.
 pub async fn sustained(bench: &Bench, arguments: &Arguments, count: usize) -> Result<(), Error> {
     let tokens = Tokens::without_objects(bench, arguments, count, arguments.lifetime).await?;
-    let (mark, calls) = (bench.mark()?, tokens.calls().await?);
+    let mark = bench.mark()?;
     let operator = bench.operator(&tokens.namespace).await?;
     let half = Duration::from_secs(arguments.lifetime.into()) / 2;
     let pace = half.mul_f64(0.93) / u32::try_from(count.max(1))?;
     bench.create_evenly(&tokens.namespace, tokens.documents(arguments), pace).await?;
-    answered(&tokens, calls, count).await?;
     // Whatever the first round left behind is over then.
     tokio::time::sleep(Duration::from_secs(arguments.lifetime.into())).await;
     let (calls, processors, before, begun) = (tokens.calls().await?, Processors::now()?, Usage::of(&operator), Timestamp::now());
@@ -189,6 +181,11 @@ pub async fn sustained(bench: &Bench, arguments: &Arguments, count: usize) -> Re
     say("|---|---|");
     say(&format!("| **refreshes** (goal: 150/s with none expired) | **{:.0}/s** |", number(done) / span));
     say(&format!("| tokens replaced after their end, tokens dead at the end | {late}, {} |", history.dead(ended)));
+    say(&format!(
+        "| tokens that had not come once, {} s after the last object was made | {} |",
+        arguments.lifetime + 60,
+        history.waiting(ended)
+    ));
     say_lateness("lateness", &refreshes);
     say(&format!("| API requests that write, per refresh | {:.2} |", each(window.writes().len())));
     say(&format!("| API requests that read, per refresh | {:.2} |", each(window.reads().len())));
