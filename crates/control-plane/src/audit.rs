@@ -113,6 +113,8 @@ fn end_of_last_line(log: &mut File, end: u64) -> io::Result<u64> {
 /// One request and its answer. Text that does not apply is empty, as in Kubernetes itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditEvent {
+    /// When the request came in.
+    pub received_timestamp: Timestamp,
     /// When the answer was complete, or, of a watch, began.
     pub stage_timestamp: Timestamp,
     /// Who asked, e.g. `system:serviceaccount:<namespace>:<name>`.
@@ -145,6 +147,7 @@ impl AuditEvent {
     fn parse(line: &str) -> Result<Self, Error> {
         let event: WireEvent = serde_json::from_str(line).map_err(|source| Error::AuditLine { line: line.to_owned(), source })?;
         Ok(Self {
+            received_timestamp: event.request_received_timestamp.unwrap_or(event.stage_timestamp),
             stage_timestamp: event.stage_timestamp,
             user: event.user.username,
             user_agent: event.user_agent,
@@ -259,6 +262,7 @@ impl fmt::Display for AuditEvents {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireEvent {
+    request_received_timestamp: Option<Timestamp>,
     stage_timestamp: Timestamp,
     user: WireUser,
     #[serde(default)]
