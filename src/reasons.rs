@@ -31,6 +31,12 @@ macro_rules! reasons {
                 match self { $( Reason::$name => stringify!($name), )* }
             }
 
+            /// The reason of that name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Reason> {
+                Self::ALL.iter().find(|reason| reason.as_str() == name).copied()
+            }
+
             /// What it means and what to do about it.
             #[must_use]
             pub const fn advice(self) -> &'static str {

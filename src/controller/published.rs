@@ -1,5 +1,7 @@
 //! Whose a Secret is, and whether it is as we left it: from metadata alone, the same for every kind that publishes one.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
 use kube::{ResourceExt, api::ObjectMeta, core::PartialObjectMeta};
 
@@ -62,6 +64,45 @@ pub fn whose(
     let is_of_this_name = annotation(mark::OBJECT) == Some(subject.path().as_str());
     let former_is_gone = annotation(mark::OBJECT_UID).is_some_and(|uid| !context.claims.lives(uid) || uid == subject.uid);
     if is_of_this_name && former_is_gone { Whose::Former { from_this_cluster, whose } } else { Whose::Others(whose) }
+}
+
+/// The fields that an object applies to its Secret: `data`, what its spec puts there, and the operator's own marks, `more` among them.
+#[must_use]
+pub fn expected_fields<'a>(
+    subject: &Subject,
+    data: BTreeSet<String>,
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+    more: impl IntoIterator<Item = &'a str>,
+) -> AppliedFields {
+    let marks = [mark::CLUSTER, mark::OBJECT, mark::OBJECT_UID, mark::TENANT, mark::SHAPE];
+    AppliedFields {
+        data,
+        labels: labels.keys().cloned().chain([mark::KIND.to_owned()]).collect(),
+        annotations: annotations.keys().cloned().chain(marks.into_iter().chain(more).map(ToOwned::to_owned)).collect(),
+        owners: BTreeSet::from([subject.uid.clone()]),
+    }
+}
+
+/// The annotations of a Secret: those of the spec, and the operator's marks, by which it is known again.
+#[must_use]
+pub fn annotations(
+    context: &Context,
+    subject: &Subject,
+    of_the_spec: &BTreeMap<String, String>,
+    tenant: String,
+    shape: String,
+) -> BTreeMap<String, String> {
+    let marks = [
+        (mark::CLUSTER, context.settings.cluster_uid.clone()),
+        (mark::OBJECT, subject.path()),
+        (mark::OBJECT_UID, subject.uid.clone()),
+        (mark::TENANT, tenant),
+        (mark::SHAPE, shape),
+    ];
+    let mut annotations = of_the_spec.clone();
+    annotations.extend(marks.map(|(name, value)| (name.to_owned(), value)));
+    annotations
 }
 
 fn is_our_entry(entry: &ManagedFieldsEntry) -> bool {

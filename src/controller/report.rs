@@ -132,10 +132,18 @@ pub fn announcement_of_change(former: &[Condition], now: &[Condition]) -> Option
     announcement(after)
 }
 
+/// When an obstacle is looked at again, `again` or when it was going to be: the same obstacle as before keeps its time unless that has come
+/// nearer, since looking at it once more is no news.
+#[must_use]
+pub fn kept_time(former: Option<&Time>, again: Option<Time>, now: Timestamp) -> Option<Time> {
+    let is_ahead = |at: &&Time| at.0 > now && again.as_ref().is_none_or(|again| at.0 <= again.0);
+    former.filter(is_ahead).cloned().or(again)
+}
+
 /// The warning that says the same as a condition.
 #[must_use]
 pub fn announcement(condition: &Condition) -> Option<Announcement> {
-    let reason = Reason::ALL.iter().find(|reason| reason.as_str() == condition.reason).copied()?;
+    let reason = Reason::named(&condition.reason)?;
     Some(Announcement { reason, note: condition.message.clone(), is_warning: true })
 }
 

@@ -4,7 +4,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace, Secret},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
     client::ClientBuilder,
@@ -43,6 +46,7 @@ use crate::{
     api::{AccessToken, AppIdApplication, ClusterIdentityProvider, IdentityProvider},
     metrics::Metrics,
     plan::Problem,
+    provider::http::date,
     reasons::Reason,
 };
 
@@ -98,9 +102,8 @@ pub fn plain_client(mut config: Config, clock: &Arc<Clock>) -> Result<Client, Er
         ClientBuilder::try_from(config).map_err(|source| Error::Cluster { doing: "preparing the client", source: Box::new(source) })?;
     let clock = clock.clone();
     let hear = MapResponseLayer::new(move |response: http::Response<_>| {
-        let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
-        if let Some(date) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) {
-            clock.heard(date.timestamp(), std::time::Instant::now());
+        if let Some(date) = date(response.headers()) {
+            clock.heard(date, std::time::Instant::now());
         }
         response
     });
@@ -554,37 +557,21 @@ async fn count_objects(
     loop {
         ticks.tick().await;
         context.metrics.set_paused(context.directory.paused());
-        let tally = |kind, states: Vec<bool>| {
-            let yes = states.iter().filter(|is_ready| **is_ready).count();
-            context.metrics.set_objects(kind, yes, states.len() - yes);
-        };
-        tally(
-            "AppIdApplication",
-            applications
-                .state()
-                .iter()
-                .map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready")))
-                .collect(),
-        );
-        tally(
-            token::KIND,
-            tokens.state().iter().map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready"))).collect(),
-        );
-        tally(
-            "IdentityProvider",
-            providers
-                .state()
-                .iter()
-                .map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready")))
-                .collect(),
-        );
-        tally(
-            "ClusterIdentityProvider",
-            cluster_providers
-                .state()
-                .iter()
-                .map(|object| object.status.as_ref().is_some_and(|status| is_true(&status.conditions, "Ready")))
-                .collect(),
-        );
+        tally(&context, application::KIND, &applications, |object| object.status.as_ref().map(|status| &*status.conditions));
+        tally(&context, token::KIND, &tokens, |object| object.status.as_ref().map(|status| &*status.conditions));
+        tally(&context, IdentityProvider::KIND, &providers, |object| object.status.as_ref().map(|status| &*status.conditions));
+        tally(&context, ClusterIdentityProvider::KIND, &cluster_providers, |object| {
+            object.status.as_ref().map(|status| &*status.conditions)
+        });
     }
+}
+
+fn tally<K>(context: &Context, kind: &'static str, store: &Store<K>, conditions: impl Fn(&K) -> Option<&[Condition]>)
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: std::hash::Hash + Eq + Clone,
+{
+    let objects = store.state();
+    let yes = objects.iter().filter(|object| conditions(object).is_some_and(|conditions| is_true(conditions, "Ready"))).count();
+    context.metrics.set_objects(kind, yes, objects.len() - yes);
 }

@@ -74,9 +74,13 @@ impl TokenRequest {
     /// A request with a client's own credential, for whatever the service gives then.
     #[must_use]
     pub fn of_client(client: ClientCredential) -> Self {
-        let none = Vec::new;
-        let (grant, client) = (Grant::ClientCredentials, Some(client));
-        Self { grant, client, scopes: none(), audiences: none(), resources: none(), parameters: Vec::new() }
+        Self { client: Some(client), ..Self::of(Grant::ClientCredentials) }
+    }
+
+    /// A request with a grant that brings everything it needs.
+    #[must_use]
+    pub const fn of(grant: Grant) -> Self {
+        Self { grant, client: None, scopes: Vec::new(), audiences: Vec::new(), resources: Vec::new(), parameters: Vec::new() }
     }
 }
 

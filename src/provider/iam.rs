@@ -180,8 +180,7 @@ impl Iam {
                 Grant::ComputeToken { token: token.trim().to_owned().into(), profile: (field, value.clone()), known_for }
             }
         };
-        let none = Vec::new;
-        Ok(TokenRequest { grant, client: None, scopes: none(), audiences: none(), resources: none(), parameters: Vec::new() })
+        Ok(TokenRequest::of(grant))
     }
 }
 

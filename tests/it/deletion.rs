@@ -13,7 +13,7 @@ use kube::{
     api::{DeleteParams, ListParams, PropagationPolicy},
 };
 use serde_json::{Map, Value, json};
-use stage::{Dice, OperatorOptions, PROVIDER, Stage, TENANT, condition, eventually, eventually_within};
+use stage::{Dice, OperatorOptions, PROVIDER, Stage, TENANT, condition, eventually, eventually_within, message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Long enough to see that something does not happen: a pass takes a few milliseconds.
@@ -41,11 +41,6 @@ fn impatient() -> OperatorOptions {
 
 fn client_id(object: &AppIdApplication) -> String {
     object.status.as_ref().and_then(|status| status.client_id.clone()).expect("a client id")
-}
-
-fn message(object: &AppIdApplication) -> String {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.message.clone()).unwrap_or_default()
 }
 
 async fn metrics(operator: &stage::Operator) -> String {

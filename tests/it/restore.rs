@@ -10,18 +10,13 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use stage::{Stage, TENANT, condition, eventually, observed};
+use stage::{Stage, TENANT, condition, eventually, message, observed};
 
 /// Long enough to see that something does not happen: a pass takes a few milliseconds.
 const WINDOW: Duration = Duration::from_secs(2);
 
 fn client_id(object: &AppIdApplication) -> String {
     object.status.as_ref().and_then(|status| status.client_id.clone()).expect("a client id")
-}
-
-fn message(object: &AppIdApplication) -> String {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.message.clone()).unwrap_or_default()
 }
 
 /// What a backup program keeps of a Secret: everything but what belongs to the old cluster, and no owner.

@@ -19,7 +19,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use stage::{Stage, condition, eventually, observed};
+use stage::{Stage, condition, eventually, message, observed};
 
 /// Long enough to see that something does not happen: a pass takes a few milliseconds.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -30,11 +30,6 @@ async fn with_operator(prefix: &str) -> (Stage, stage::Operator) {
     let operator = stage.operator().await;
     stage.provider_ready().await;
     (stage, operator)
-}
-
-fn message(object: &cloud_identity_operator::api::AppIdApplication) -> String {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.message.clone()).unwrap_or_default()
 }
 
 /// Promises 4 and 10: a Secret of somebody else stays as it is, nothing is asked of the service, and the condition says whose it is.

@@ -49,11 +49,6 @@ async fn published(stage: &Stage, name: &str) -> String {
     stage.secret_values(name).await.expect("the Secret is there")["token"].clone()
 }
 
-async fn http(stage: &Stage) -> reqwest::Client {
-    let ca = reqwest::Certificate::from_pem(stage.simulator.ca_pem().as_bytes()).expect("a certificate");
-    reqwest::Client::builder().tls_certs_only([ca]).build().expect("a client")
-}
-
 /// Verify: the token lists applications.
 #[tokio::test]
 async fn a_token_of_verify_lists_applications_whichever_generation_of_endpoints_the_tenant_has() {
@@ -81,7 +76,7 @@ async fn a_token_of_verify_lists_applications_whichever_generation_of_endpoints_
             let ready = stage.token_ready(&name).await;
             assert!(ready.status.expect("a status").expires_at.is_some());
             let token = published(&stage, &name).await;
-            let answer = http(&stage).await.get(format!("{url}/v1.0/applications")).bearer_auth(token).send().await.expect("an answer");
+            let answer = stage.http().get(format!("{url}/v1.0/applications")).bearer_auth(token).send().await.expect("an answer");
             assert_eq!(answer.status(), 200, "{name}");
             stage.ready_provider(&name).await;
         }
@@ -110,7 +105,7 @@ async fn a_token_of_secure_auth_reads_its_user_and_is_replaced_at_the_interval_o
     let secret = stage.secret_values("caller").await.expect("there");
     assert_eq!(secret.keys().collect::<Vec<_>>(), ["authorization", "scope", "token", "token_type"], "nobody knows when it ends");
     let me = format!("{url}/api/v1/ismanager/ids/default/Me");
-    let answer = http(&stage).await.get(me).bearer_auth(&secret["token"]).send().await.expect("an answer");
+    let answer = stage.http().get(me).bearer_auth(&secret["token"]).send().await.expect("an answer");
     assert_eq!(answer.status(), 200);
     eventually("it is replaced at half of the interval", async || published(&stage, "caller").await != secret["token"]).await;
     // Neither half of the credential is shown anywhere: the id gives the secret away.
@@ -147,7 +142,7 @@ async fn a_token_of_any_server_is_what_was_asked_for() {
     assert_eq!((sent.field("audience"), sent.field("tenant_hint")), (Some("https://orders.example.com"), Some("shop & co")));
     assert!(sent.field("client_secret").is_none(), "HTTP Basic");
     let token = published(&stage, "orders").await;
-    let introspect = http(&stage).await.post(format!("{}/introspect", issuer(&stage)));
+    let introspect = stage.http().post(format!("{}/introspect", issuer(&stage)));
     // Both halves are form-encoded first (RFC 6749, section 2.3.1).
     let encoded: String = url::form_urlencoded::byte_serialize(SECRET.as_bytes()).collect();
     let answer = introspect.basic_auth("orders", Some(encoded)).form(&[("token", token)]).send().await.expect("an answer");

@@ -53,11 +53,6 @@ fn seconds_left(token: &AccessToken) -> i64 {
     end.0.duration_since(begin.0).as_secs()
 }
 
-async fn http(stage: &Stage) -> reqwest::Client {
-    let ca = reqwest::Certificate::from_pem(stage.simulator.ca_pem().as_bytes()).expect("a certificate");
-    reqwest::Client::builder().tls_certs_only([ca]).build().expect("a client")
-}
-
 /// The published token is used as its reader would use it: at the service that takes it.
 #[tokio::test]
 async fn the_token_of_an_api_key_opens_the_service_and_tells_its_own_end() {
@@ -69,7 +64,7 @@ async fn the_token_of_an_api_key_opens_the_service_and_tells_its_own_end() {
     assert_eq!((secret["token_type"].as_str(), secret["scope"].as_str()), ("Bearer", "ibm openid"));
     assert_eq!(secret["authorization"], format!("Bearer {}", secret["token"]));
     let url = format!("{}/management/v4/{TENANT}/applications", stage.app_id_url());
-    let answer = http(&stage).await.get(url).header("authorization", &secret["authorization"]).send().await.expect("an answer");
+    let answer = stage.http().get(url).header("authorization", &secret["authorization"]).send().await.expect("an answer");
     assert_eq!(answer.status(), 200);
     let status = ready.status.as_ref().expect("a status");
     assert_eq!(secret["expires_at"], status.expires_at.as_ref().expect("an end").0.to_string());

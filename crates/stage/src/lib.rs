@@ -18,7 +18,10 @@ mod wait;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Output, time::Duration};
 
-use cloud_identity_operator::api::{AppIdApplication, IdentityProvider};
+use cloud_identity_operator::{
+    api::{AppIdApplication, Condition, IdentityProvider},
+    controller::report,
+};
 use control_plane::ControlPlane;
 use identity_simulator::{AccessRole, Control, KeySeed, Options, Seed, Simulator, TenantSeed};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -213,6 +216,19 @@ impl Stage {
                 "budget": { "requestsPerSecond": 1000, "concurrency": 16 },
             }
         })
+    }
+
+    /// A client that trusts the services of the stage, and nobody else.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be built.
+    #[must_use]
+    pub fn http(&self) -> reqwest::Client {
+        // Whoever was first has chosen the same.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let authority = reqwest::Certificate::from_pem(self.simulator.ca_pem().as_bytes()).expect("a certificate");
+        reqwest::Client::builder().tls_certs_only([authority]).build().expect("a client")
     }
 
     /// Address of the stage's App ID region.
@@ -461,15 +477,24 @@ pub fn seed(tenant: &str, key: &str) -> Seed {
 /// Status and reason of a condition.
 #[must_use]
 pub fn condition<'a>(object: &'a AppIdApplication, type_: &str) -> Option<(&'a str, &'a str)> {
-    let conditions = &object.status.as_ref()?.conditions;
-    conditions.iter().find(|condition| condition.type_ == type_).map(|condition| (condition.status.as_str(), condition.reason.as_str()))
+    status_and_reason(&object.status.as_ref()?.conditions, type_)
+}
+
+/// What `Ready` of an application says; nothing where it says nothing.
+#[must_use]
+pub fn message(object: &AppIdApplication) -> String {
+    let ready = object.status.as_ref().and_then(|status| report::condition(&status.conditions, "Ready"));
+    ready.map(|ready| ready.message.clone()).unwrap_or_default()
 }
 
 /// Status and reason of a provider's condition.
 #[must_use]
 pub fn provider_condition<'a>(object: &'a IdentityProvider, type_: &str) -> Option<(&'a str, &'a str)> {
-    let conditions = &object.status.as_ref()?.conditions;
-    conditions.iter().find(|condition| condition.type_ == type_).map(|condition| (condition.status.as_str(), condition.reason.as_str()))
+    status_and_reason(&object.status.as_ref()?.conditions, type_)
+}
+
+fn status_and_reason<'a>(conditions: &'a [Condition], type_: &str) -> Option<(&'a str, &'a str)> {
+    report::condition(conditions, type_).map(|condition| (condition.status.as_str(), condition.reason.as_str()))
 }
 
 /// Whether the status speaks of the present spec.

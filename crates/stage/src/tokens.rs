@@ -1,10 +1,10 @@
 //! Access tokens on a stage.
 
-use cloud_identity_operator::api::AccessToken;
+use cloud_identity_operator::{api::AccessToken, controller::report};
 use kube::Api;
 use serde_json::{Value, json};
 
-use crate::{Stage, merge, wait};
+use crate::{Stage, merge, status_and_reason, wait};
 
 /// Name of the stage's provider for IAM.
 pub const IAM: &str = "ibm";
@@ -92,13 +92,11 @@ impl Stage {
 /// Status and reason of a condition of a token.
 #[must_use]
 pub fn token_condition<'a>(token: &'a AccessToken, type_: &str) -> Option<(&'a str, &'a str)> {
-    let condition = token.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)?;
-    Some((condition.status.as_str(), condition.reason.as_str()))
+    status_and_reason(&token.status.as_ref()?.conditions, type_)
 }
 
 /// Message of a condition of a token.
 #[must_use]
 pub fn token_message<'a>(token: &'a AccessToken, type_: &str) -> Option<&'a str> {
-    let condition = token.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)?;
-    Some(&condition.message)
+    report::condition(&token.status.as_ref()?.conditions, type_).map(|condition| condition.message.as_str())
 }

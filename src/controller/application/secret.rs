@@ -1,7 +1,5 @@
 //! The Secret of an application: whose it is, whether it is as we left it, and how it is written.
 
-use std::collections::BTreeSet;
-
 use base64::{Engine, engine::general_purpose::URL_SAFE};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{ResourceExt, core::PartialObjectMeta};
@@ -110,22 +108,10 @@ pub(super) fn shape_mark(object: &AppIdApplication, shape: &Shape, origin: &str)
 }
 
 pub(super) fn expected_fields(object: &AppIdApplication, subject: &Subject, shape: &Shape) -> AppliedFields {
-    let marks = [mark::CLIENT_ID, mark::CLUSTER, mark::OBJECT, mark::OBJECT_UID, mark::TENANT, mark::SHAPE];
     let adopted = object.status.as_ref().is_some_and(|status| status.adopted == Some(true));
-    AppliedFields {
-        data: layout::keys(shape),
-        labels: object.spec.secret.labels.keys().cloned().chain([mark::KIND.to_owned()]).collect(),
-        annotations: object
-            .spec
-            .secret
-            .annotations
-            .keys()
-            .cloned()
-            .chain(marks.map(String::from))
-            .chain(adopted.then(|| mark::ADOPTED.to_owned()))
-            .collect(),
-        owners: BTreeSet::from([subject.uid.clone()]),
-    }
+    let more = [mark::CLIENT_ID].into_iter().chain(adopted.then_some(mark::ADOPTED));
+    let secret = &object.spec.secret;
+    published::expected_fields(subject, layout::keys(shape), &secret.labels, &secret.annotations, more)
 }
 
 impl Pass {
@@ -162,18 +148,9 @@ impl Pass {
             cookie_secret,
         };
         let spec = &self.object.spec.secret;
-        let mut annotations = spec.annotations.clone();
-        annotations.extend(
-            [
-                (mark::CLIENT_ID, application.client_id.to_string()),
-                (mark::TENANT, app_id.tenant_id().to_owned()),
-                (mark::CLUSTER, self.context.settings.cluster_uid.clone()),
-                (mark::OBJECT, self.subject.path()),
-                (mark::OBJECT_UID, self.subject.uid.clone()),
-                (mark::SHAPE, shape_mark(&self.object, &self.shape, &app_id.origin())),
-            ]
-            .map(|(name, value)| (name.to_owned(), value)),
-        );
+        let shape = shape_mark(&self.object, &self.shape, &app_id.origin());
+        let mut annotations = published::annotations(&self.context, &self.subject, &spec.annotations, app_id.tenant_id().to_owned(), shape);
+        annotations.insert(mark::CLIENT_ID.to_owned(), application.client_id.to_string());
         if self.world.recorded.adopted {
             annotations.insert(mark::ADOPTED.to_owned(), "true".to_owned());
         }

@@ -160,8 +160,7 @@ pub fn shape_of(object: &AppIdApplication) -> Shape {
 
 pub(super) fn flaw(object: &AppIdApplication, shape: &Shape) -> Option<Problem> {
     let spec = &object.spec;
-    let unknown =
-        |field: &str| Some(Problem::new(Reason::InvalidSpec, format!("this version of the operator does not know the value of {field}")));
+    let unknown = |field: &str| Some(Problem::unknown_value(field));
     if spec.application_type == ApplicationType::Unknown {
         return unknown("type");
     }

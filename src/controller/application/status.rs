@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use super::super::{
     cluster::{Abort, Announcement},
-    report::{Conditions, announcement, announcement_of_change, condition, whole_seconds, whole_seconds_from},
+    report::{Conditions, announcement, announcement_of_change, condition, kept_time, whole_seconds, whole_seconds_from},
 };
 use super::Pass;
 use crate::{
@@ -168,10 +168,8 @@ impl Pass {
             if obstructed { former.provider_version.clone() } else { self.context.directory.version(&self.provider_key()) };
         status.failures = verdict.failed.then(|| i32::try_from(failures).unwrap_or(i32::MAX));
         let again = verdict.again.map(|at| Time(whole_seconds_from(at)));
-        // The same obstacle as before keeps its time, unless that has come nearer: looking at it again is no news.
-        let is_ahead = |at: &Time| at.0 > now && again.as_ref().is_none_or(|again| at.0 <= again.0);
-        let keeps = obstructed && status.conditions == former.conditions && former.next_action_at.as_ref().is_some_and(is_ahead);
-        status.next_action_at = if keeps { former.next_action_at.clone() } else { again };
+        let is_the_same = obstructed && status.conditions == former.conditions;
+        status.next_action_at = if is_the_same { kept_time(former.next_action_at.as_ref(), again, now) } else { again };
         if self.world.deleting.is_some() && verdict.failed_deletion() {
             status.deletion = former.deletion.clone().or_else(|| Some(DeletionProgress { first_failed_at: Time(whole_seconds(now)) }));
         }

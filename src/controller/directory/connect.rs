@@ -91,10 +91,7 @@ impl Named<'_> {
     }
 
     fn signing_key(&self, spec: &ClientAuthenticationSpec) -> Result<Option<SigningKey>, Problem> {
-        let unknown = |field: &str| {
-            let message = format!("this version of the operator does not know the value of clientAuthentication.{field}");
-            Err(Problem::new(Reason::InvalidSpec, message))
-        };
+        let unknown = |field: &str| Err(Problem::unknown_value(&format!("clientAuthentication.{field}")));
         let source = match (spec.method, &spec.private_key) {
             (AuthenticationMethod::PrivateKeyJwt, Some(source)) => &source.secret_ref,
             (AuthenticationMethod::PrivateKeyJwt, None) => {

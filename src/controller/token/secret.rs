@@ -1,6 +1,6 @@
 //! The Secret of a token: whose it is, whether it is as we left it, and how it is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use serde_json::json;
@@ -19,8 +19,7 @@ use crate::{
     api::{AccessToken, AccessTokenStatus, ObjectVersion, mark},
     model::{Class, ExposeSecret, Failure, IssuedToken, SecretText},
     plan::{
-        field_ownership::AppliedFields,
-        layout::token::{self as layout, Shape, Token},
+        layout::token::{self as layout, Token},
         token::SecretView,
     },
     reasons::Reason,
@@ -60,7 +59,8 @@ pub(super) async fn look(
         ObjectVersion { uid: metadata.uid().unwrap_or_default(), resource_version: metadata.resource_version().unwrap_or_default() };
     context.secrets.note(key, version.clone());
     let shape = shape_of(object, status.lifetime_unknown != Some(true));
-    let expected = expected_fields(object, subject, &shape);
+    let secret = &object.spec.secret;
+    let expected = published::expected_fields(subject, layout::keys(&shape), &secret.labels, &secret.annotations, []);
     let view = match published::whose(&metadata, context, subject, stored.as_ref(), &expected) {
         Whose::Ours { is_untouched, is_immutable } => {
             let says_the_same = metadata.annotations().get(mark::SHAPE) == Some(&shape_mark(object, &shape));
@@ -71,17 +71,6 @@ pub(super) async fn look(
     };
     let is_damaged = stored.is_some() && view == SecretView::Ours { is_intact: false };
     Ok(Look { view, version: Some(version), is_damaged })
-}
-
-fn expected_fields(object: &AccessToken, subject: &Subject, shape: &Shape) -> AppliedFields {
-    let marks = [mark::CLUSTER, mark::OBJECT, mark::OBJECT_UID, mark::TENANT, mark::SHAPE];
-    let secret = &object.spec.secret;
-    AppliedFields {
-        data: layout::keys(shape),
-        labels: secret.labels.keys().cloned().chain([mark::KIND.to_owned()]).collect(),
-        annotations: secret.annotations.keys().cloned().chain(marks.map(String::from)).collect(),
-        owners: BTreeSet::from([subject.uid.clone()]),
-    }
 }
 
 /// Tells one token from another without holding it.
@@ -124,18 +113,9 @@ impl Pass {
             return Ok(Err(failure));
         }
         let spec = &self.object.spec.secret;
-        let mut annotations = spec.annotations.clone();
-        let tenant = source.connection.tenant.as_ref().map(ToString::to_string).unwrap_or_else(|| source.connection.host.clone());
-        annotations.extend(
-            [
-                (mark::CLUSTER, self.context.settings.cluster_uid.clone()),
-                (mark::OBJECT, self.subject.path()),
-                (mark::OBJECT_UID, self.subject.uid.clone()),
-                (mark::TENANT, tenant),
-                (mark::SHAPE, shape_mark(&self.object, &shape)),
-            ]
-            .map(|(name, value)| (name.to_owned(), value)),
-        );
+        let tenant = source.tenant();
+        let shape = shape_mark(&self.object, &shape);
+        let annotations = published::annotations(&self.context, &self.subject, &spec.annotations, tenant, shape);
         let mut labels = spec.labels.clone();
         labels.insert(mark::KIND.to_owned(), KIND.to_owned());
         let content = SecretContent { data, labels, annotations, owned: true };

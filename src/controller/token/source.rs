@@ -43,6 +43,13 @@ pub(super) struct Source {
     pub(super) request: TokenRequest,
 }
 
+impl Source {
+    /// The tenant that issues the tokens, by the name that it has; where none is proven, by its address.
+    pub(super) fn tenant(&self) -> String {
+        self.connection.tenant.as_ref().map_or_else(|| self.connection.host.clone(), ToString::to_string)
+    }
+}
+
 /// What is known of the source without reading anything.
 pub(super) fn outline(context: &Context, object: &AccessToken) -> Result<Outline, Problem> {
     if let Some(flaw) = flaw(object) {

@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::super::{
     cluster::{Abort, Announcement},
-    report::{Conditions, announcement, announcement_of_change, condition, is_true, whole_seconds, whole_seconds_from},
+    report::{Conditions, announcement, announcement_of_change, condition, is_true, kept_time, whole_seconds, whole_seconds_from},
 };
-use super::{Kept, Pass, earliest, local, moment_of, secret, spec::secret_key};
+use super::{Kept, Pass, earliest, local, moment_of, secret, source::Source, spec::secret_key};
 use crate::{
     api::{AccessTokenStatus, LocalReference, ObjectVersion},
     plan::{
@@ -63,7 +63,7 @@ impl Pass {
         let mut kept = None;
         let asked_for = self.source.as_ref().map(|source| source.issued_for.clone());
         if let (Some(Ok(issued)), Some(Ok(())), Some((token, life))) = (&self.world.issued, &self.world.written, &self.token) {
-            status.tenant = self.tenant();
+            status.tenant = self.source.as_ref().map(Source::tenant);
             status.expires_at = Some(seconds(issued.expires_at));
             status.refresh_at = Some(seconds(issued.refresh_at));
             status.last_refreshed_at = Some(seconds(now));
@@ -108,14 +108,8 @@ impl Pass {
             .state("SecretPublished", &verdict.published)
             .state("Fresh", &fresh)
             .finish();
-        // The same obstacle as before keeps its time, unless that has come nearer: looking at it again is no news.
-        let is_ahead = |at: &Time| at.0 > now && status.next_action_at.as_ref().is_none_or(|again| at.0 <= again.0);
-        if self.world.obstacle().is_some()
-            && status.conditions == former.conditions
-            && former.failures.is_none()
-            && former.next_action_at.as_ref().is_some_and(is_ahead)
-        {
-            status.next_action_at = former.next_action_at.clone();
+        if self.world.obstacle().is_some() && status.conditions == former.conditions && former.failures.is_none() {
+            status.next_action_at = kept_time(former.next_action_at.as_ref(), status.next_action_at.take(), now);
         }
         (status, kept)
     }
@@ -155,7 +149,7 @@ impl Pass {
             return former.conditions.clone();
         };
         let problem = Problem::new(Reason::TokenExpired, format!("the token in the Secret has ended; {}", fresh.message));
-        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == fresh.reason).copied().unwrap_or(Reason::TokenExpired);
+        let reason = Reason::named(&fresh.reason).unwrap_or(Reason::TokenExpired);
         Conditions::new(&former.conditions, generation, now)
             .ready(Some(&problem))
             .state("SecretPublished", &State::No(problem.clone()))
@@ -166,17 +160,12 @@ impl Pass {
     fn is_left_damaged(&self) -> bool {
         self.world.secret == SecretView::Ours { is_intact: false } && !matches!(self.world.written, Some(Ok(())))
     }
-
-    fn tenant(&self) -> Option<String> {
-        let connection = &self.source.as_ref()?.connection;
-        Some(connection.tenant.as_ref().map_or_else(|| connection.host.clone(), ToString::to_string))
-    }
 }
 
 /// What was said of the last attempt, when it was good.
 fn said_before(conditions: &[Condition]) -> Option<State> {
     let fresh = condition(conditions, "Fresh").filter(|fresh| fresh.status == "True")?;
-    Reason::ALL.iter().find(|reason| reason.as_str() == fresh.reason).map(|reason| State::Yes(*reason))
+    Reason::named(&fresh.reason).map(State::Yes)
 }
 
 /// The events that a change of conditions deserves: one for `Ready`, or else one for `Fresh`.

@@ -81,7 +81,7 @@ pub fn obstacle(world: &World) -> Option<Problem> {
         ));
     }
     if desired.suspended {
-        return Some(Problem::new(Reason::Suspended, "the object is suspended (spec.suspend)"));
+        return Some(Problem::suspended());
     }
     if let Some(flaw) = &world.flaw {
         return Some(flaw.clone());
@@ -105,33 +105,18 @@ pub fn obstacle(world: &World) -> Option<Problem> {
         return Some(violation);
     }
     if let Some(rival) = &world.secret_rival {
-        return Some(Problem::new(
-            Reason::SecretConflict,
-            format!(
-                "the Secret's name is also claimed by {rival}, which comes first: delete this object and create it with another secret.name, or remove the other"
-            ),
-        ));
+        return Some(Problem::secret_rival(rival));
     }
     match &world.secret {
-        SecretView::Ours { is_intact: false, .. } if world.contested_until.is_some() => {
-            Some(Problem::new(Reason::Contested, "something else keeps changing the Secret; it is put back at growing intervals"))
-        }
+        SecretView::Ours { is_intact: false, .. } if world.contested_until.is_some() => Some(Problem::contested_secret()),
         SecretView::Leftover { tenant: Some(former), .. } if former != tenant => Some(Problem::new(
             Reason::ProviderIdentityChanged,
             format!(
                 "the Secret of a former object speaks of tenant {former}, but the provider leads to {tenant}: lead it back, or delete this object and create it with another secret.name"
             ),
         )),
-        SecretView::Foreign { whose } => Some(Problem::new(
-            Reason::SecretConflict,
-            format!(
-                "a Secret of that name exists and belongs to {whose}; it is left as it is: remove or rename it, or delete this object and create it with another secret.name"
-            ),
-        )),
-        SecretView::Immutable => Some(Problem::new(
-            Reason::SecretImmutable,
-            "the Secret was made immutable, so that it cannot be changed, and the operator never deletes it: delete it, and it is written anew",
-        )),
+        SecretView::Foreign { whose } => Some(Problem::foreign_secret(whose)),
+        SecretView::Immutable => Some(Problem::immutable_secret()),
         _ => None,
     }
 }

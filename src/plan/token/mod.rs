@@ -185,33 +185,20 @@ impl World {
     #[must_use]
     pub fn obstacle(&self) -> Option<Problem> {
         if self.suspended {
-            return Some(Problem::new(Reason::Suspended, "the object is suspended (spec.suspend)"));
+            return Some(Problem::suspended());
         }
         if let Some(obstacle) = &self.obstacle {
             return Some(obstacle.clone());
         }
         if let Some(rival) = &self.secret_rival {
-            return Some(Problem::new(
-                Reason::SecretConflict,
-                format!(
-                    "the Secret's name is also claimed by {rival}, which comes first: delete this object and create it with another secret.name, or remove the other"
-                ),
-            ));
+            return Some(Problem::secret_rival(rival));
         }
         match &self.secret {
             SecretView::Ours { is_intact: false } | SecretView::Absent if self.contested_until.is_some() => {
-                Some(Problem::new(Reason::Contested, "something else keeps changing the Secret; it is put back at growing intervals"))
+                Some(Problem::contested_secret())
             }
-            SecretView::Foreign { whose } => Some(Problem::new(
-                Reason::SecretConflict,
-                format!(
-                    "a Secret of that name exists and belongs to {whose}; it is left as it is: remove or rename it, or delete this object and create it with another secret.name"
-                ),
-            )),
-            SecretView::Immutable => Some(Problem::new(
-                Reason::SecretImmutable,
-                "the Secret was made immutable, so that it cannot be changed, and the operator never deletes it: delete it, and it is written anew",
-            )),
+            SecretView::Foreign { whose } => Some(Problem::foreign_secret(whose)),
+            SecretView::Immutable => Some(Problem::immutable_secret()),
             _ => None,
         }
     }

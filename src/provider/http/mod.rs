@@ -414,7 +414,9 @@ async fn bounded(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, 
     Ok(body)
 }
 
-fn date(headers: &HeaderMap) -> Option<jiff::Timestamp> {
+/// When an answer was sent, by the clock of who sent it.
+#[must_use]
+pub fn date(headers: &HeaderMap) -> Option<jiff::Timestamp> {
     jiff::fmt::rfc2822::parse(headers.get(reqwest::header::DATE)?.to_str().ok()?).ok().map(|date| date.timestamp())
 }
 

@@ -92,7 +92,7 @@ impl Field {
             .expect("the ServiceAccount gets a token");
         let options = options.watching(&stage.namespace);
         let interceptor = Interceptor::start(stage.control_plane).await.expect("the interceptor starts");
-        let http = http_client(&stage);
+        let http = stage.http();
         let account = (account.0.to_owned(), account.1.to_owned());
         Self { stage, interceptor, account, options, kubeconfig, tenants: vec![TENANT.to_owned()], http }
     }
@@ -353,13 +353,6 @@ async fn install_release(stage: &Stage) {
     stage::helm(stage.control_plane, &["install", namespace, "--namespace", namespace, "--set", &set])
         .await
         .expect("the release is installed");
-}
-
-/// A client that trusts the stage's services, and nobody else.
-fn http_client(stage: &Stage) -> reqwest::Client {
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let authority = reqwest::Certificate::from_pem(stage.simulator.ca_pem().as_bytes()).expect("a certificate");
-    reqwest::Client::builder().tls_certs_only([authority]).build().expect("a client")
 }
 
 fn is_ready(provider: &cloud_identity_operator::api::IdentityProvider) -> bool {
