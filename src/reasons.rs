@@ -109,6 +109,9 @@ reasons! {
     CredentialsRequired, NeedsChange, "The provider's own credential is none for tokens: set spec.credentials or spec.clientRef.";
     ClientNotFound, Waits, "The object named in clientRef or audienceRef does not exist.";
     ClientNotReady, Waits, "The object named in clientRef or audienceRef has no credential yet; its own status says why.";
+    ReauthorizationRequired, NeedsChange, "The service does not take the refresh token any more: put a new one into the Secret that grant.refreshToken names.";
+    AnswerLost, Retried, "The refresh token was used and no answer came: it may be used up, so that it is used again only when the published token has ended.";
+    RefreshTokenShared, Waits, "Another AccessToken uses the refresh token of the same Secret, and services take back what is used twice: give each its own.";
     TokenExpired, Retried, "The token in the Secret has ended.";
     TokenTooLarge, NeedsChange, "The token is larger than a Secret can hold: ask for less, for example fewer scopes.";
     BudgetTooSmall, NeedsChange, "The tenant's tokens need more requests a second than its budget allows: raise budget.requestsPerSecond of the provider.";

@@ -33,7 +33,7 @@ pub use status::{
 
 pub use token::{
     AccessToken, AccessTokenSpec, AccessTokenStatus, Assertion, ClientKind, ClientReference, CredentialSecretRef, GrantSpec, GrantType,
-    IssuedFor, NamedSecret, Parameter, RefreshSpec, TokenCredentials, TokenLayout, TokenSecretSpec,
+    IssuedFor, NamedSecret, Parameter, RefreshSpec, RefreshTokenSource, RefreshTokenStatus, TokenCredentials, TokenLayout, TokenSecretSpec,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
@@ -68,6 +68,8 @@ pub mod mark {
     pub const RETAINED_FROM: &str = "cloudidentity.dev/retained-from";
     /// On a Secret (label): it holds the operator's own state and may not be referred to.
     pub const STATE: &str = "cloudidentity.dev/state";
+    /// The value of [`SHAPE`] on a Secret that holds the operator's own state.
+    pub const STATE_SHAPE: &str = "state";
     /// On an `AccessToken`, by a person: any value that was not there before asks for a new token.
     pub const REFRESH: &str = "cloudidentity.dev/refresh";
     /// On a provider, by a person: the host of a token endpoint that may be used although it was another one before.

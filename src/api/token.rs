@@ -25,6 +25,8 @@ pub enum GrantType {
     Password,
     /// A signed assertion (RFC 7523, section 2.1).
     JwtBearer,
+    /// A refresh token (RFC 6749, section 6) that somebody got by signing in.
+    RefreshToken,
     /// Written by a newer version of the operator.
     #[serde(other)]
     #[schemars(skip)]
@@ -95,6 +97,15 @@ pub struct Assertion {
     pub secret_ref: super::SecretKeyRef,
 }
 
+/// A refresh token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RefreshTokenSource {
+    /// The Secret and key that hold the first refresh token. Default key `refresh_token`. It is used once; what the service gives in its place
+    /// is kept in the Secret `<secret.name>-state`. Another value here begins anew with that one.
+    pub secret_ref: super::SecretKeyRef,
+}
+
 /// One more field of the form that is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = (
@@ -116,10 +127,11 @@ pub struct Parameter {
 #[x_kube(
     validation = ("(has(self.type) && self.type == 'Password') == has(self.password)", "password goes with type: Password"),
     validation = ("(has(self.type) && self.type == 'JwtBearer') == has(self.assertion)", "assertion goes with type: JwtBearer"),
+    validation = ("(has(self.type) && self.type == 'RefreshToken') == has(self.refreshToken)", "refreshToken goes with type: RefreshToken"),
     validation = ("!has(self.audienceRef) || !has(self.audiences)", "set audiences or audienceRef, not both"),
 )]
 pub struct GrantSpec {
-    /// `ApiKey`, `TrustedProfile`, `ClientCredentials`, `Password` or `JwtBearer`. Default: what the service uses for machines (for IAM
+    /// `ApiKey`, `TrustedProfile`, `ClientCredentials`, `Password`, `JwtBearer` or `RefreshToken`. Default: what the service uses for machines (for IAM
     /// whatever the provider has, else `ClientCredentials`).
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub grant_type: Option<GrantType>,
@@ -148,6 +160,9 @@ pub struct GrantSpec {
     /// With `type: JwtBearer`: where the assertion comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assertion: Option<Assertion>,
+    /// With `type: RefreshToken`: where the first refresh token comes from. No other object may use the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<RefreshTokenSource>,
 }
 
 /// When the token is replaced. Whatever is set, it is replaced while it is still valid.
@@ -254,6 +269,7 @@ pub struct TokenSecretSpec {
 #[x_kube(
     validation = ("has(self.providerRef) != has(self.clientRef)", "set exactly one of providerRef and clientRef"),
     validation = ("!has(self.credentials) || has(self.providerRef)", "credentials goes with providerRef: clientRef brings its own"),
+    validation = ("!has(self.grant.refreshToken) || !has(self.secret.name) || size(self.secret.name) <= 247", "with a refresh token secret.name has at most 247 characters"),
     validation = ("!self.secret.identityToken || (has(self.grant.type) && self.grant.type in ['Password', 'JwtBearer'])", "secret.identityToken goes with the grants Password and JwtBearer: a machine has no ID token"),
 )]
 pub struct AccessTokenSpec {
@@ -305,6 +321,19 @@ pub struct IssuedFor {
     pub request: Option<String>,
 }
 
+/// What became of the refresh token. Never the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RefreshTokenStatus {
+    /// The Secret with the first refresh token, as it was when that was used.
+    pub seed: ObjectVersion,
+    /// The last use to which an answer came, as the Secret `<secret.name>-state` counts them.
+    pub answered: i64,
+    /// Whether that answer was that the service does not take the token any more.
+    #[serde(default)]
+    pub refused: bool,
+}
+
 /// What is known of the token. Never the token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -341,6 +370,9 @@ pub struct AccessTokenStatus {
     /// What the published token was issued for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_for: Option<IssuedFor>,
+    /// With `grant.type: RefreshToken`: what became of the refresh token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<RefreshTokenStatus>,
     /// What the last failed attempt was made for: the same is not tried again before its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_for: Option<IssuedFor>,

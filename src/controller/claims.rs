@@ -71,6 +71,10 @@ pub struct Claim {
     pub created: i64,
     /// The Secret it publishes.
     pub secret: Key,
+    /// The Secret in which the operator keeps what it needs for it.
+    pub state: Option<Key>,
+    /// The Secret whose refresh token it uses up, and whether it has begun to.
+    pub spends: Option<(Key, bool)>,
     /// The provider it names.
     pub provider: Option<ProviderKey>,
     /// Objects of its own namespace that it refers to.
@@ -87,6 +91,13 @@ pub struct Claim {
     pub deleting: bool,
 }
 
+impl Claim {
+    /// Every Secret that is written for it.
+    fn secrets(&self) -> impl Iterator<Item = &Key> {
+        std::iter::once(&self.secret).chain(&self.state)
+    }
+}
+
 /// All claims.
 #[derive(Debug, Default)]
 pub struct Claims(Mutex<State>);
@@ -95,6 +106,8 @@ pub struct Claims(Mutex<State>);
 struct State {
     by_uid: HashMap<String, Claim>,
     by_secret: HashMap<Key, BTreeSet<(i64, String)>>,
+    /// Who has begun comes first.
+    by_spent: HashMap<Key, BTreeSet<(bool, i64, String)>>,
     by_client: HashMap<(String, ClientId), BTreeSet<String>>,
     /// Registrations that were taken over in this process, before the status that says so has come back through the watch.
     reserved: HashMap<(String, ClientId), String>,
@@ -140,6 +153,14 @@ impl Claims {
     pub fn secret_rival(&self, secret: &Key, uid: &str) -> Option<Claimant> {
         let state = self.0.lock();
         let (_, first) = state.by_secret.get(secret)?.first()?;
+        if first == uid { None } else { state.claimant(first) }
+    }
+
+    /// Who comes before `uid` in using up the refresh token of a Secret: who has begun to, then the oldest, then the smallest UID.
+    #[must_use]
+    pub fn rival_for_refresh_token(&self, secret: &Key, uid: &str) -> Option<Claimant> {
+        let state = self.0.lock();
+        let (_, _, first) = state.by_spent.get(secret)?.first()?;
         if first == uid { None } else { state.claimant(first) }
     }
 
@@ -233,7 +254,12 @@ impl State {
 
     fn enter(&mut self, claim: Claim) {
         let uid = claim.claimant.uid.clone();
-        self.by_secret.entry(claim.secret.clone()).or_default().insert((claim.created, uid.clone()));
+        for secret in claim.secrets() {
+            self.by_secret.entry(secret.clone()).or_default().insert((claim.created, uid.clone()));
+        }
+        if let Some((spent, has_begun)) = &claim.spends {
+            self.by_spent.entry(spent.clone()).or_default().insert((!has_begun, claim.created, uid.clone()));
+        }
         if let Some(provider) = &claim.provider {
             self.by_provider.entry(provider.clone()).or_default().insert(uid.clone());
         }
@@ -253,7 +279,13 @@ impl State {
 
     fn withdraw(&mut self, uid: &str) -> Vec<Claimant> {
         let Some(claim) = self.by_uid.remove(uid) else { return Vec::new() };
-        prune(&mut self.by_secret, &claim.secret, &(claim.created, uid.to_owned()));
+        let place = (claim.created, uid.to_owned());
+        for secret in claim.secrets() {
+            prune(&mut self.by_secret, secret, &place);
+        }
+        if let Some((spent, has_begun)) = &claim.spends {
+            prune(&mut self.by_spent, spent, &(!has_begun, claim.created, uid.to_owned()));
+        }
         if let Some(provider) = &claim.provider {
             prune(&mut self.by_provider, provider, &uid.to_owned());
         }
@@ -268,8 +300,10 @@ impl State {
                 prune(&mut self.by_uri, &(tenant.clone(), uri.clone()), &uid.to_owned());
             }
         }
-        let mut waiting: BTreeSet<String> =
-            self.by_secret.get(&claim.secret).into_iter().flatten().map(|(_, other)| other.clone()).collect();
+        let claim_the_same = claim.secrets().filter_map(|secret| self.by_secret.get(secret)).flatten().map(|(_, other)| other.clone());
+        let mut waiting: BTreeSet<String> = claim_the_same.collect();
+        let spend_the_same = claim.spends.as_ref().and_then(|(spent, _)| self.by_spent.get(spent));
+        waiting.extend(spend_the_same.into_iter().flatten().map(|(_, _, other)| other.clone()));
         if let (Some(tenant), Some(client_id)) = (claim.tenant, claim.client_id) {
             waiting.extend(self.waiting.remove(&(tenant, client_id)).into_iter().flatten());
         }

@@ -23,7 +23,7 @@ use super::{
     credentials::Credentials,
     directory::Directory,
     leadership::Leadership,
-    token::{self, Schedules},
+    token::{self, RefreshTokens, Schedules},
     versions::Versions,
 };
 use crate::{
@@ -73,6 +73,8 @@ pub struct Context {
     pub clock: Arc<Clock>,
     /// Of published tokens: what is known more exactly than status says.
     pub schedules: Schedules,
+    /// Of refresh tokens: what was last read, and what is still to be stored.
+    pub refresh_tokens: RefreshTokens,
     /// Labels of namespaces; `None` where they may not be read.
     pub namespaces: Option<Store<PartialObjectMeta<Namespace>>>,
     /// Whether this process leads.

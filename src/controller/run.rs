@@ -38,7 +38,7 @@ use super::{
     provider::{ProviderObject, Providers},
     reconcile,
     report::is_true,
-    token::{self, AccessTokens, Schedules},
+    token::{self, AccessTokens, RefreshTokens, Schedules},
     versions::{Key, Versions, View, Who},
     watch::{Change, Feed, METADATA_PAGE, follow},
 };
@@ -211,6 +211,7 @@ async fn work(
         applications: applications.store(),
         clock: options.clock,
         schedules: Schedules::default(),
+        refresh_tokens: RefreshTokens::default(),
         settings,
         secrets: Versions::default(),
         config_maps: Versions::default(),
@@ -403,7 +404,7 @@ fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) + Send + Syn
     let context = context.clone();
     move |change| match change {
         Change::Applied(object) => {
-            context.secrets.name(&token::namer(&object), &token::named_secrets(&object));
+            context.secrets.name(&token::namer(&object), &token::watched_secrets(&object));
             let waiting = context.claims.apply(token::claim_of(&object));
             context.wake_all(waiting.into_iter().filter(|claimant| Some(&claimant.uid) != object.metadata.uid.as_ref()));
             drop(context.wake.tokens.send(ObjectRef::from_obj(&*object)));
@@ -414,6 +415,7 @@ fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) + Send + Syn
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
             context.schedules.forget(&uid);
+            context.refresh_tokens.forget(&uid);
             forget_unused(&context, token::claim_of(&object).provider.as_ref());
         }
     }

@@ -177,13 +177,15 @@ pub enum Grant {
     },
     /// A signed assertion (RFC 7523, section 2.1).
     JwtBearer(SecretText),
+    /// A refresh token (RFC 6749, section 6). Many servers replace it at each use, and take back everything when it is used once more.
+    RefreshToken(SecretText),
 }
 
 impl Grant {
     /// Whether what is presented belongs to a user and may be locked or used up when it is presented again and again.
     #[must_use]
     pub const fn is_of_a_user(&self) -> bool {
-        matches!(self, Self::Password { .. } | Self::JwtBearer(_))
+        matches!(self, Self::Password { .. } | Self::JwtBearer(_) | Self::RefreshToken(_))
     }
 }
 
@@ -196,6 +198,8 @@ pub struct IssuedToken {
     pub scope: Option<String>,
     /// The ID token that came with it.
     pub identity_token: Option<SecretText>,
+    /// The refresh token that came with it. Never published.
+    pub refresh_token: Option<SecretText>,
     /// What is told of its life.
     pub told: Told,
     /// When it came.

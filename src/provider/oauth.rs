@@ -58,6 +58,7 @@ pub(super) struct Reply {
     expiration: Option<Seconds>,
     scope: Option<String>,
     id_token: Option<SecretText>,
+    refresh_token: Option<SecretText>,
 }
 
 /// The standard wants a number; some servers and gateways print it as text.
@@ -86,7 +87,7 @@ pub(super) async fn ask(tenant: &Tenant, caller: &Caller, call: TokenCall<'_>) -
     let result = ask_once(tenant, caller, &call).await;
     match &result {
         // The assertion was made by a clock that turns out to be wrong: it was not accepted, so that one repetition is safe.
-        Err(failure) if has_key && failure.class == Class::Unauthorized && (tenant.time() - time_before).abs() > CLOCKS_DIFFER => {
+        Err(failure) if has_key && failure.reason == Reason::InvalidClient && (tenant.time() - time_before).abs() > CLOCKS_DIFFER => {
             ask_once(tenant, caller, &call).await
         }
         _ => result,
@@ -107,6 +108,7 @@ async fn ask_once(tenant: &Tenant, caller: &Caller, call: &TokenCall<'_>) -> Res
             form.extend([("username", username.expose_secret()), ("password", password.expose_secret())]);
         }
         Grant::JwtBearer(assertion) => form.push(("assertion", assertion.expose_secret())),
+        Grant::RefreshToken(token) => form.push(("refresh_token", token.expose_secret())),
     }
     form.extend((!scopes.is_empty()).then_some(("scope", scopes.as_str())));
     form.extend(request.audiences.iter().map(|audience| ("audience", audience.as_str())));
@@ -152,23 +154,27 @@ async fn ask_once(tenant: &Tenant, caller: &Caller, call: &TokenCall<'_>) -> Res
 /// When it holds none.
 pub(super) fn issued(tenant: &Tenant, doing: &'static str, answer: &Answer, request: &TokenRequest) -> Result<IssuedToken, Failure> {
     let received = Instant::now();
-    let reply: Reply = tenant.read(doing, false, answer).map_err(|failure| explained(failure, answer, request))?;
+    // Asking changes nothing at the service, but for a refresh token, which may be used up by it.
+    let spends = matches!(request.grant, Grant::RefreshToken(_));
+    let reply: Reply = tenant.read(doing, spends, answer).map_err(|failure| explained(failure, answer, request))?;
     let Some(token) = reply.access_token.as_ref().filter(|token| is_sendable(token.expose_secret())) else {
         // Some servers report errors with status 200.
         return Err(match answer.refusal_in_a_success(doing) {
             Some(failure) => explained(failure, answer, request),
-            None => tenant.nonsense(doing, false, answer, "the answer holds no token"),
+            None => tenant.nonsense(doing, spends, answer, "the answer holds no token"),
         });
     };
     if reply.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
         let message = "the service issues tokens of another type than Bearer";
-        return Err(Failure { status: Some(answer.status), ..Failure::new(doing, Class::Unexpected, Reason::UnexpectedResponse, message) });
+        let failure = Failure::new(doing, Class::Unexpected, Reason::UnexpectedResponse, message);
+        return Err(Failure { status: Some(answer.status), may_have_happened: spends, ..failure });
     }
     Ok(IssuedToken {
         access_token: token.clone(),
         told: told(&reply, token, answer),
         scope: reply.scope.filter(|scope| !scope.is_empty()),
         identity_token: reply.id_token.filter(|token| is_sendable(token.expose_secret())),
+        refresh_token: reply.refresh_token.filter(|token| !token.expose_secret().is_empty()),
         received,
     })
 }
@@ -180,6 +186,7 @@ const fn grant_type(grant: &Grant) -> &'static str {
         Grant::ClientCredentials => "client_credentials",
         Grant::Password { .. } => "password",
         Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        Grant::RefreshToken(_) => "refresh_token",
     }
 }
 
@@ -197,13 +204,17 @@ pub(super) fn basic(client: &ClientCredential, authentication: ClientAuthenticat
 /// Whose fault a refusal is: at a token endpoint a 401 speaks of the client, also without a body that says so (RFC 6749, section 5.2), and
 /// `invalid_grant` of what the grant presents.
 fn explained(failure: Failure, answer: &Answer, request: &TokenRequest) -> Failure {
+    /// The service says that it did not take the request up: too early, too many, or nobody there to answer it.
+    const NOT_TAKEN_UP: [u16; 4] = [408, 425, 429, 503];
     let speaks_of_the_grant = answer.has_code("invalid_grant") && request.grant.is_of_a_user();
     let reason = match failure.class {
+        Class::Unauthorized if speaks_of_the_grant && matches!(request.grant, Grant::RefreshToken(_)) => Reason::ReauthorizationRequired,
         Class::Unauthorized if speaks_of_the_grant => Reason::InvalidGrant,
         Class::Unauthorized if request.client.is_some() => Reason::InvalidClient,
-        _ => return failure,
+        _ => failure.reason,
     };
-    Failure { reason, ..failure }
+    let may_have_happened = failure.may_have_happened && !NOT_TAKEN_UP.contains(&answer.status);
+    Failure { reason, may_have_happened, ..failure }
 }
 
 /// A token goes into a header and a file: anything but visible characters would break either.

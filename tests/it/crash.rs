@@ -1,6 +1,6 @@
 //! What a crash, a lost answer, a late commit, a frozen leader or a change of leader may cost: nothing.
 
-mod field;
+pub(crate) mod field;
 mod leaders;
 mod points;
 mod tokens;

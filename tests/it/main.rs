@@ -17,6 +17,7 @@ mod ownership;
 mod permits;
 mod promises;
 mod real;
+mod refresh_tokens;
 mod restore;
 mod sdk;
 mod secrets;

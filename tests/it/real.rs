@@ -31,6 +31,8 @@ const BUSY: &str = "https://busy.example.com/";
 struct Server {
     issuer: String,
     authority: String,
+    /// Of a person who has signed in for the client that says so.
+    refresh_token: Option<String>,
     http: reqwest::Client,
     _child: Child,
     _input: ChildStdin,
@@ -40,7 +42,9 @@ impl Server {
     async fn start(directory: &Path, clients: &[Value]) -> Self {
         let (authority, certificate, key) = certificate();
         let auditor = with_secret(AUDITOR, "client_secret_basic");
+        let signed_in = clients.iter().find(|client| client["grant_types"] == json!(["refresh_token"])).map(|client| &client["client_id"]);
         let settings = json!({
+            "signed_in": signed_in,
             "certificate": certificate, "key": key,
             "clients": clients.iter().cloned().chain([auditor]).collect::<Vec<_>>(),
             "resources": {
@@ -66,7 +70,9 @@ impl Server {
         let ready: Value = serde_json::from_str(&line).expect("JSON");
         let trusted = reqwest::Certificate::from_pem(authority.as_bytes()).expect("a certificate");
         let http = reqwest::Client::builder().tls_certs_only([trusted]).build().expect("a client");
-        Self { issuer: ready["issuer"].as_str().expect("an issuer").into(), authority, http, _child: child, _input: input }
+        let refresh_token = ready["refresh_token"].as_str().map(ToOwned::to_owned);
+        let issuer = ready["issuer"].as_str().expect("an issuer").into();
+        Self { issuer, authority, refresh_token, http, _child: child, _input: input }
     }
 
     /// What the server itself says of a token.
@@ -244,6 +250,59 @@ async fn a_short_token_of_a_real_server_is_replaced_while_the_server_still_takes
         (status, told) = (now, next);
     }
     assert_eq!(told["active"], json!(true), "{told}");
+}
+
+/// A server that takes everything back when a spent refresh token comes goes on giving tokens: none came twice.
+#[tokio::test]
+async fn a_real_server_that_replaces_refresh_tokens_never_sees_one_twice() {
+    let Some(directory) = sdks("a_real_server_that_replaces_refresh_tokens_never_sees_one_twice").await else {
+        return;
+    };
+    let mut client = with_secret(BASIC, "client_secret_basic");
+    client["grant_types"] = json!(["refresh_token"]);
+    let (stage, server, operator) = with_server("real", &directory, &[client]).await;
+    // The provider names no client of its own: this one may do nothing but use its refresh token.
+    let document = json!({
+        "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider",
+        "metadata": { "name": "server", "namespace": stage.namespace },
+        "spec": { "oidc": { "issuer": server.issuer }, "tls": { "caBundle": { "configMapRef": { "name": "server-ca" } } } },
+    });
+    stage.apply(&document).await.expect("the provider is accepted");
+    let token = server.refresh_token.as_deref().expect("somebody has signed in");
+    stage.secret("seed", &[("refresh_token", token)]).await;
+    let grant = json!({ "type": "RefreshToken", "refreshToken": { "secretRef": { "name": "seed" } } });
+    let spec = json!({ "providerRef": { "name": "server" }, "credentials": { "secretRef": { "name": "pair" } }, "grant": grant });
+    stage.token("ann", spec).await;
+    stage.token_ready("ann").await;
+    let mut operator = Some(operator);
+    for round in ["first", "second", "third"] {
+        let before = published(&stage, "ann").await["token"].clone();
+        let told = server.introspect(&before).await;
+        assert_eq!((&told["active"], &told["sub"]), (&json!(true), &json!("ann")), "{round}: {told}");
+        let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": round } } }));
+        stage.tokens().patch("ann", &PatchParams::default(), &ask).await.expect("accepted");
+        eventually("another token is published", async || published(&stage, "ann").await["token"] != before).await;
+        if let Some(running) = operator.take() {
+            drop(running.kill().await);
+            operator = Some(stage.operator().await);
+        }
+    }
+    // The first one is spent: whoever uses it again ends the sign-in.
+    let form = [("grant_type", "refresh_token"), ("refresh_token", token)];
+    let call = server.http.post(format!("{}/token", server.issuer)).basic_auth(encoded(BASIC.0), Some(encoded(BASIC.1))).form(&form);
+    assert_eq!(call.send().await.expect("an answer").status(), 400);
+    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "stolen" } } }));
+    stage.tokens().patch("ann", &PatchParams::default(), &ask).await.expect("accepted");
+    stage
+        .token_where("ann", "says that somebody must sign in", |token| {
+            token_condition(token, "Fresh") == Some(("False", "ReauthorizationRequired"))
+        })
+        .await;
+}
+
+/// As RFC 6749 wants both halves of HTTP Basic.
+fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 /// Promise 10. A refusal is said in the server's own words, and costs nobody else anything.

@@ -482,6 +482,16 @@ fn tokens() -> Vec<Row> {
             grant(json!({ "type": "JwtBearer", "assertion": { "secretRef": { "name": "assertion" } } })),
         ),
         token(
+            grant(json!({ "type": "RefreshToken" })),
+            "refreshToken goes with type: RefreshToken",
+            grant(json!({ "type": "RefreshToken", "refreshToken": { "secretRef": { "name": "seed" } } })),
+        ),
+        token(
+            json!({ "grant": { "type": "RefreshToken", "refreshToken": { "secretRef": { "name": "seed" } } }, "secret": { "name": "s".repeat(248) } }),
+            "with a refresh token secret.name has at most 247 characters",
+            json!({ "grant": { "type": "RefreshToken", "refreshToken": { "secretRef": { "name": "seed" } } }, "secret": { "name": "s".repeat(247) } }),
+        ),
+        token(
             grant(json!({ "audiences": ["a"], "audienceRef": { "name": "shop" } })),
             "set audiences or audienceRef, not both",
             grant(json!({ "audienceRef": { "name": "shop" } })),

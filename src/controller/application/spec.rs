@@ -33,6 +33,8 @@ pub fn claim_of(object: &AppIdApplication) -> ClaimOf {
         claimant: Claimant { kind: KIND, namespace: namespace.clone(), name: object.name_any(), uid: object.uid().unwrap_or_default() },
         created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
         secret: (namespace.clone(), secret_name(object)),
+        state: None,
+        spends: None,
         provider: Some(ProviderKey::referred(&object.spec.provider_ref, &namespace)),
         refers_to: BTreeSet::new(),
         tenant: status

@@ -1,5 +1,6 @@
 //! `AccessToken`: reads what the rules need, does what they say, and reports what came of it.
 
+mod refresh_token;
 mod schedules;
 mod secret;
 mod source;
@@ -11,13 +12,15 @@ use std::{sync::Arc, time::Instant};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 
-pub use self::{
-    schedules::{Kept, Schedules},
-    spec::{claim_of, named_secrets, namer},
-};
 use self::{
+    refresh_token::Held,
     source::{Source, digest},
-    spec::{policy_of, secret_key},
+    spec::{secret_key, spends, state_key},
+};
+pub use self::{
+    refresh_token::RefreshTokens,
+    schedules::{Kept, Schedules},
+    spec::{claim_of, named_secrets, namer, watched_secrets},
 };
 use super::{
     Context, Kind,
@@ -26,9 +29,12 @@ use super::{
     report::{condition, is_said, is_true},
 };
 use crate::{
-    api::{AccessToken, AccessTokenStatus, ObjectVersion},
-    model::{Class, Failure, IssuedToken, Life},
-    plan::token::{self as rules, Issued, Published, SecretView, Step, World},
+    api::{AccessToken, AccessTokenStatus, IssuedFor, ObjectVersion},
+    model::{Class, Failure, Grant, IssuedToken, Life, TokenRequest},
+    plan::{
+        Problem,
+        token::{self as rules, Issued, Published, SecretView, Step, World},
+    },
     provider::{Caller, TokenIssuer, Urgency, gate::Permit},
     reasons::Reason,
 };
@@ -53,6 +59,7 @@ pub struct Pass {
     secret_version: Option<ObjectVersion>,
     secret_is_damaged: bool,
     kept: Option<Kept>,
+    refresh_token: Option<Held>,
     token: Option<(IssuedToken, Life)>,
     world: World,
     announcements: Vec<Announcement>,
@@ -98,7 +105,9 @@ impl Kind for AccessTokens {
             let is_tried = wanted.is_some() && status.tried_for.as_ref() == wanted;
             let is_known_obstacle = status.failures.is_none() && context.schedules.has_passed(uid) && stands(status, wanted.is_some());
             let waits = (is_tried || is_known_obstacle) && retry_at.as_ref().is_some_and(is_ahead);
-            return waits.then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
+            // What a person has to mend is not tried again by itself.
+            let is_over = is_tried && status.refresh_token.as_ref().is_some_and(|said| said.refused) && retry_at.is_none();
+            return (waits || is_over).then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
         }
         let is_current = wanted.is_some() && status.issued_for.as_ref() == wanted;
         let is_fresh = is_current && refresh_at.as_ref().is_some_and(is_ahead);
@@ -142,11 +151,22 @@ impl Kind for AccessTokens {
             is_current,
             fits_the_spec: status.issued_for.as_ref().is_some_and(|issued_for| issued_for.generation == subject.generation),
         });
+        let (refresh_token, obstacle) = match (&source, obstacle) {
+            (Some(Source { request: TokenRequest { grant: Grant::RefreshToken(seed), .. }, issued_for, .. }), None) => {
+                let seed_version = spends(&object).and_then(|key| issued_for.credentials.get(&key.1));
+                match refresh_token::look(context, &object, &subject, &status, (seed, seed_version)).await? {
+                    Ok(held) => (Some(held), None),
+                    Err(problem) => (None, Some(problem)),
+                }
+            }
+            (_, obstacle) => (None, obstacle),
+        };
+        let obstacle = obstacle.or_else(|| refresh_token_rival(context, &object, &subject.uid));
         let owns_secret = matches!(look.view, SecretView::Ours { .. } | SecretView::Immutable);
         let world = World {
             suspended: object.spec.suspend,
             obstacle,
-            secret_rival: if owns_secret { None } else { context.claims.secret_rival(&key, &subject.uid).map(|rival| rival.to_string()) },
+            secret_rival: secret_rival(context, &object, &subject.uid, owns_secret, refresh_token.as_ref().is_some_and(Held::is_stored)),
             secret: look.view,
             // The pause is remembered by the local clock, which does not matter for a span.
             contested_until: contested_until.and_then(|until| now.checked_add(until.duration_since(Timestamp::now())).ok()),
@@ -155,8 +175,9 @@ impl Kind for AccessTokens {
             // What belongs to a user and was refused is presented again only when it has changed itself: services lock users out.
             is_news: (context.memory.is_woken(&subject.uid) && !was_refused_to_a_user(&status))
                 || spec_changed
-                || source.as_ref().is_some_and(|source| status.tried_for.as_ref() != Some(&source.issued_for)),
+                || source.as_ref().is_some_and(|source| is_another(&object, status.tried_for.as_ref(), &source.issued_for)),
             is_of_a_user: source.as_ref().is_some_and(|source| source.request.grant.is_of_a_user()),
+            refresh_token: refresh_token.as_ref().map(|held| held.known(context, &subject, &status)),
             issued: None,
             written: None,
         };
@@ -169,6 +190,7 @@ impl Kind for AccessTokens {
             secret_version: look.version,
             secret_is_damaged: look.is_damaged && !spec_changed,
             kept,
+            refresh_token,
             token: None,
             world,
             announcements: Vec::new(),
@@ -181,8 +203,14 @@ impl Kind for AccessTokens {
 
     async fn perform(pass: &mut Pass, step: Step) -> Result<(), Abort> {
         match step {
+            Step::KeepSuccessor => pass.keep_successor().await?,
+            Step::RecordUse => {
+                if let Err(failure) = pass.record_use().await? {
+                    pass.world.issued = Some(Err(failure));
+                }
+            }
             Step::Fetch => {
-                let issued = pass.fetch().await;
+                let issued = pass.fetch().await?;
                 pass.tell_the_provider(&issued);
                 if let Err(failure) = &issued {
                     tracing::info!(object = %pass.subject.path(), class = failure.class.as_str(), reason = %failure.reason, %failure, "no token came");
@@ -231,45 +259,68 @@ impl Pass {
         }
     }
 
-    async fn fetch(&mut self) -> Result<Issued, Failure> {
+    async fn fetch(&mut self) -> Result<Result<Issued, Failure>, Abort> {
         const DOING: &str = "getting a token";
-        let source = self
-            .source
-            .as_ref()
-            .ok_or_else(|| Failure::new(DOING, Class::Transient, Reason::ProviderNotReady, "the provider is not ready"))?;
-        let fence = Some(self.context.leadership.clone() as Arc<dyn crate::provider::Fence>);
+        let Some(source) = &self.source else { return Err(Abort::Stale) };
+        let context = self.context.clone();
+        let fence = Some(context.leadership.clone() as Arc<dyn crate::provider::Fence>);
         let caller = Caller { namespace: self.subject.namespace.clone(), urgency: urgency(&self.object), fence };
-        let issued = source.connection.service.issue(&caller, &source.request).await?;
+        let request = self.refresh_token.as_ref().map(|held| held.request(&source.request));
+        // The process does not end between the answer and the successor's being stored.
+        let in_flight = request.as_ref().map(|_| context.leadership.begin_create());
+        let issued = match source.connection.service.issue(&caller, request.as_ref().unwrap_or(&source.request)).await {
+            Ok(issued) => issued,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let life = Life::told(&issued.told, source.connection.service.lifetime().unwrap_or(LIFETIME_UNKNOWN));
+        if self.refresh_token.is_some()
+            && let Err(failure) = self.follow(&issued, life).await?
+        {
+            return Ok(Err(failure));
+        }
+        drop(in_flight);
         if self.object.spec.secret.identity_token && issued.identity_token.is_none() {
             let message = "the answer holds no ID token, which spec.secret.identityToken asks for: ask for the scope openid";
-            return Err(Failure::new(DOING, Class::Rejected, Reason::UnexpectedResponse, message));
+            return Ok(Err(Failure::new(DOING, Class::Rejected, Reason::UnexpectedResponse, message)));
         }
-        let life = Life::told(&issued.told, source.connection.service.lifetime().unwrap_or(LIFETIME_UNKNOWN));
-        let came = self.context.clock.time_at(issued.received);
-        let later = |span: std::time::Duration| came.checked_add(span).unwrap_or(Timestamp::MAX);
-        let digest = secret::digest_of(&issued);
-        let is_the_same = self.kept.is_some_and(|kept| kept.token == digest);
-        let refresh_after = policy_of(&self.object).refresh_after(&life, &self.subject.uid);
-        let result = Issued { expires_at: later(life.remaining), refresh_at: later(refresh_after), is_the_same };
-        self.token = Some((issued, life));
-        Ok(result)
+        Ok(Ok(self.came(issued, life)))
     }
+}
+
+/// Another object that claims a Secret of this one and comes first. Who holds a Secret already keeps its name.
+fn secret_rival(context: &Context, object: &AccessToken, uid: &str, owns_secret: bool, owns_state: bool) -> Option<String> {
+    let published = (!owns_secret).then(|| secret_key(object));
+    let state = spends(object).filter(|_| !owns_state).map(|_| state_key(object));
+    let rival = published.into_iter().chain(state).find_map(|key| context.claims.secret_rival(&key, uid));
+    rival.map(|rival| rival.to_string())
+}
+
+/// A refresh token that two use is taken back by the service: the older object has it.
+fn refresh_token_rival(context: &Context, object: &AccessToken, uid: &str) -> Option<Problem> {
+    let secret = spends(object)?;
+    let rival = context.claims.rival_for_refresh_token(&secret, uid)?;
+    let what_to_do = "services take back what is used twice: give each its own";
+    let message = format!("{rival} uses the refresh token of the Secret {} already, and {what_to_do}", secret.1);
+    Some(Problem::new(Reason::RefreshTokenShared, message))
 }
 
 /// Whether the obstacle that was reported is one that can stand although nothing is in the way from here: whatever could end it wakes the
 /// object.
 fn stands(status: &AccessTokenStatus, has_credentials: bool) -> bool {
     use Reason::{
-        ClientNotReady, Contested, CredentialsInvalid, CredentialsNotFound, CredentialsRequired, InvalidSpec, NotPermitted, SecretConflict,
-        SecretImmutable, SecretReferenceRefused,
+        AnswerLost, ClientNotReady, Contested, CredentialsInvalid, CredentialsNotFound, CredentialsRequired, InvalidSpec, NotPermitted,
+        ReauthorizationRequired, RefreshTokenShared, SecretConflict, SecretImmutable, SecretReferenceRefused,
     };
     let standing = [
+        AnswerLost,
         Contested,
         CredentialsInvalid,
         CredentialsNotFound,
         CredentialsRequired,
         InvalidSpec,
         NotPermitted,
+        ReauthorizationRequired,
+        RefreshTokenShared,
         SecretConflict,
         SecretImmutable,
         SecretReferenceRefused,
@@ -278,8 +329,21 @@ fn stands(status: &AccessTokenStatus, has_credentials: bool) -> bool {
     said.is_some_and(|said| standing.iter().any(|reason| said == reason.as_str()) || (said == ClientNotReady.as_str() && !has_credentials))
 }
 
+/// Whether what a token is asked for with is another than at the last attempt. A first refresh token that was touched and is the same is not.
+fn is_another(object: &AccessToken, tried_for: Option<&IssuedFor>, now: &IssuedFor) -> bool {
+    let without_seed = |issued_for: &IssuedFor| {
+        let mut issued_for = issued_for.clone();
+        if let Some((_, name)) = spends(object) {
+            issued_for.credentials.remove(&name);
+        }
+        issued_for
+    };
+    tried_for.is_none_or(|tried_for| without_seed(tried_for) != without_seed(now))
+}
+
 fn was_refused_to_a_user(status: &AccessTokenStatus) -> bool {
-    condition(&status.conditions, "Fresh").is_some_and(|fresh| fresh.reason == Reason::InvalidGrant.as_str())
+    let refused = [Reason::InvalidGrant, Reason::ReauthorizationRequired].map(Reason::as_str);
+    condition(&status.conditions, "Fresh").is_some_and(|fresh| refused.contains(&fresh.reason.as_str()))
 }
 
 fn is_suspended(object: &AccessToken, status: &AccessTokenStatus) -> bool {

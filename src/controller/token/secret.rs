@@ -75,7 +75,12 @@ pub(super) async fn look(
 
 /// Tells one token from another without holding it.
 pub(super) fn digest_of(issued: &IssuedToken) -> [u8; 32] {
-    Sha256::digest(issued.access_token.expose_secret()).into()
+    digest(&issued.access_token)
+}
+
+/// Tells one text from another without holding it.
+pub(super) fn digest(text: &SecretText) -> [u8; 32] {
+    Sha256::digest(text.expose_secret()).into()
 }
 
 impl Pass {

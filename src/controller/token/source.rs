@@ -187,7 +187,8 @@ fn assemble(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Resul
             (Grant::ClientCredentials, Some(client(object, outline, secrets, Some(secure_auth.client()))?))
         }
         Service::Oidc(oidc) => {
-            only(spec.grant_type, &[GrantType::ClientCredentials, GrantType::Password, GrantType::JwtBearer], "an OAuth server")?;
+            let grants = [GrantType::ClientCredentials, GrantType::Password, GrantType::JwtBearer, GrantType::RefreshToken];
+            only(spec.grant_type, &grants, "an OAuth server")?;
             (grant(object, secrets)?, Some(client(object, outline, secrets, oidc.client())?))
         }
     };
@@ -217,6 +218,14 @@ fn only(wanted: Option<GrantType>, offered: &[GrantType], service: &str) -> Resu
 
 fn grant(object: &AccessToken, secrets: &Secrets) -> Result<Grant, Problem> {
     let spec = &object.spec.grant;
+    if let (Some(GrantType::RefreshToken), Some(source)) = (spec.grant_type, &spec.refresh_token) {
+        let reference = &source.secret_ref;
+        let token = secrets.text(&reference.name, reference.key.as_deref().unwrap_or("refresh_token"))?;
+        if token.expose_secret().is_empty() {
+            return Err(Problem::new(Reason::CredentialsInvalid, format!("the refresh token in the Secret {} is empty", reference.name)));
+        }
+        return Ok(Grant::RefreshToken(token));
+    }
     Ok(match (spec.grant_type, &spec.password, &spec.assertion) {
         (Some(GrantType::Password), Some(password), _) => {
             let name = &password.secret_ref.name;
@@ -309,6 +318,8 @@ pub(super) fn digest(source: &Source) -> [u8; 32] {
             take(password.expose_secret());
         }
         Grant::JwtBearer(assertion) => take(assertion.expose_secret()),
+        // The first one: what came in its place stands for the same.
+        Grant::RefreshToken(token) => take(token.expose_secret()),
     }
     if let Some(client) = client {
         take(&client.id);

@@ -16,7 +16,11 @@ use crate::{
         layout::token::{self as layout, Layout, Shape},
         schedule::Policy,
     },
+    reasons::Reason,
 };
+
+/// So long may the name of a Secret be (Kubernetes API: a DNS subdomain).
+const NAME_LIMIT: usize = 253;
 
 /// What an object claims, for the index of claims.
 #[must_use]
@@ -26,6 +30,8 @@ pub fn claim_of(object: &AccessToken) -> Claim {
         claimant: claimant(object),
         created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
         secret: secret_key(object),
+        state: spends(object).map(|_| state_key(object)),
+        spends: spends(object).map(|secret| (secret, has_begun_to_spend(object))),
         provider: object.spec.provider_ref.as_ref().map(|reference| ProviderKey::referred(reference, &namespace)),
         refers_to: references(object),
         tenant: None,
@@ -52,6 +58,22 @@ pub fn namer(object: &AccessToken) -> Namer {
     Namer { uid: claimant.uid.clone(), who: Who::Claimant(claimant) }
 }
 
+/// The Secrets of which every change is to be noticed: those that the spec names, and the operator's own beside the published one.
+#[must_use]
+pub fn watched_secrets(object: &AccessToken) -> Vec<Key> {
+    named_secrets(object).into_iter().chain(spends(object).map(|_| state_key(object))).collect()
+}
+
+/// The Secret whose refresh token is used up for this object.
+pub(super) fn spends(object: &AccessToken) -> Option<Key> {
+    let source = object.spec.grant.refresh_token.as_ref()?;
+    Some((object.namespace().unwrap_or_default(), source.secret_ref.name.clone()))
+}
+
+fn has_begun_to_spend(object: &AccessToken) -> bool {
+    object.status.as_ref().is_some_and(|status| status.refresh_token.is_some())
+}
+
 /// The Secrets that the spec names, for the credential and for the grant.
 #[must_use]
 pub fn named_secrets(object: &AccessToken) -> Vec<Key> {
@@ -59,7 +81,8 @@ pub fn named_secrets(object: &AccessToken) -> Vec<Key> {
     let credentials = spec.credentials.as_ref().map(|credentials| &credentials.secret_ref.name);
     let password = spec.grant.password.as_ref().map(|password| &password.secret_ref.name);
     let assertion = spec.grant.assertion.as_ref().map(|assertion| &assertion.secret_ref.name);
-    let names: BTreeSet<&String> = [credentials, password, assertion].into_iter().flatten().collect();
+    let refresh_token = spec.grant.refresh_token.as_ref().map(|source| &source.secret_ref.name);
+    let names: BTreeSet<&String> = [credentials, password, assertion, refresh_token].into_iter().flatten().collect();
     names.into_iter().map(|name| (namespace.clone(), name.clone())).collect()
 }
 
@@ -74,6 +97,12 @@ fn references(object: &AccessToken) -> BTreeSet<Reference> {
 
 pub(super) fn secret_key(object: &AccessToken) -> Key {
     (object.namespace().unwrap_or_default(), object.spec.secret.name.clone().unwrap_or_else(|| object.name_any()))
+}
+
+/// Where the operator keeps the refresh token that is used next.
+pub(super) fn state_key(object: &AccessToken) -> Key {
+    let (namespace, name) = secret_key(object);
+    (namespace, format!("{name}-state"))
 }
 
 pub(super) fn shape_of(object: &AccessToken, has_expiry: bool) -> Shape {
@@ -122,8 +151,13 @@ pub(super) fn flaw(object: &AccessToken) -> Option<Problem> {
     } else {
         None
     };
+    let state_name = spends(object).map(|_| state_key(object).1);
     match field {
         Some(field) => Some(Problem::unknown_value(field)),
+        None if state_name.is_some_and(|name| name.len() > NAME_LIMIT) => {
+            let message = "with a refresh token the Secret's name may have 247 characters: set secret.name, or a shorter metadata.name";
+            Some(Problem::new(Reason::InvalidSpec, message))
+        }
         // Only a renamed key can be wrong, and this is asked of every object that anybody touches.
         None if spec.secret.keys.is_empty() => None,
         None => layout::flaw(&shape_of(object, true)),

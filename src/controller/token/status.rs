@@ -41,7 +41,8 @@ impl Pass {
         }
         let (expires_at, refresh_at) = super::times(&self.context, &status, &self.subject.uid);
         let retry_at = status.next_action_at.as_ref().map(|at| at.0);
-        let due = if retry_at.is_some() || self.object.spec.suspend { retry_at } else { refresh_at };
+        let waits = retry_at.is_some() || self.object.spec.suspend || verdict.stands || verdict.failed;
+        let due = if waits { retry_at } else { refresh_at };
         Ok(local(now, earliest([due, expires_at.filter(|at| *at > now)])))
     }
 
@@ -83,13 +84,22 @@ impl Pass {
             // Nothing that is sent has changed: what is published stands for this, too.
             status.issued_for = asked_for.clone().or(former.issued_for.clone());
         }
-        status.tried_for = if verdict.failed { asked_for } else { former.tried_for.clone().filter(|_| self.is_waiting(former, now)) };
+        status.refresh_token = self.refresh_token_status(former);
+        let goes_on = verdict.stands || self.is_waiting(former, now);
+        status.tried_for = match (verdict.failed, verdict.stands && !self.world.is_news) {
+            (true, _) => asked_for,
+            (false, true) => asked_for.or(former.tried_for.clone()),
+            (false, false) => former.tried_for.clone().filter(|_| goes_on),
+        };
         if self.is_waiting(former, now) {
             // Nothing was tried: what was said of the last attempt still stands, but for a token that has ended meanwhile.
             status.failures = former.failures;
             status.next_action_at = former.next_action_at.clone();
             status.conditions = self.conditions_while_waiting(former, generation, now);
             return (status, kept);
+        }
+        if verdict.stands {
+            status.failures = former.failures;
         }
         if verdict.failed {
             status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));

@@ -8,8 +8,13 @@
 //! * A published token is never taken away: a failure leaves it, and says when it will end.
 //! * A scheduled refresh never replaces a token by one that ends no later.
 //! * What was refused is not asked for again before its time, unless something that matters has changed.
+//! * A refresh token is used only after that was recorded, and its successor is stored before anything else happens.
+
+mod refresh_token;
 
 use std::time::Duration;
+
+pub use self::refresh_token::{RefreshToken, Use};
 
 use jiff::Timestamp;
 
@@ -85,7 +90,11 @@ pub enum Need {
 pub enum Step {
     /// Take over the Secret of a former object.
     TakeOver,
-    /// Ask the service for a token.
+    /// Store a refresh token that came in an earlier pass.
+    KeepSuccessor,
+    /// Record that the refresh token is used now.
+    RecordUse,
+    /// Ask the service for a token; the refresh token that comes with it is stored at once.
     Fetch,
     /// Write the Secret.
     Publish,
@@ -112,6 +121,8 @@ pub struct World {
     pub is_news: bool,
     /// Whether the grant presents something of a user's.
     pub is_of_a_user: bool,
+    /// With a grant of that type: what is known of the refresh token.
+    pub refresh_token: Option<RefreshToken>,
     /// What came of asking.
     pub issued: Option<Result<Issued, Failure>>,
     /// What came of writing the Secret.
@@ -129,6 +140,8 @@ pub struct Verdict {
     pub fresh: State,
     /// Whether the attempt of this pass failed.
     pub failed: bool,
+    /// Whether an earlier failure keeps the refresh token from being used, so that nothing was tried.
+    pub stands: bool,
     /// When to try again after a failure, or to look again while something is in the way; `None`: the schedule decides.
     pub retry_at: Option<Timestamp>,
 }
@@ -136,6 +149,10 @@ pub struct Verdict {
 /// The next step of a pass, or rest.
 #[must_use]
 pub fn next(world: &World, now: Timestamp) -> Option<Step> {
+    let refresh_token = world.refresh_token.as_ref();
+    if refresh_token.is_some_and(|token| token.has_successor) {
+        return Some(Step::KeepSuccessor);
+    }
     if world.obstacle().is_some() {
         return None;
     }
@@ -144,7 +161,9 @@ pub fn next(world: &World, now: Timestamp) -> Option<Step> {
         (Some(Ok(issued)), None) if !world.is_worth_publishing(issued, now) => None,
         (Some(Ok(_)), None) if world.secret == SecretView::Leftover => Some(Step::TakeOver),
         (Some(Ok(_)), None) => Some(Step::Publish),
-        (None, _) => world.may_ask(now).then_some(Step::Fetch),
+        (None, _) if !world.may_ask(now) => None,
+        (None, _) if refresh_token.is_some_and(|token| !token.is_recorded) => Some(Step::RecordUse),
+        (None, _) => Some(Step::Fetch),
     }
 }
 
@@ -168,7 +187,28 @@ impl World {
 
     fn may_ask(&self, now: Timestamp) -> bool {
         let waits = self.retry_at.is_some_and(|at| at > now) && !self.is_news;
-        self.need(now) != Need::None && !waits
+        // What was recorded in this pass is used in it.
+        let may_be_used =
+            self.refresh_token.as_ref().is_some_and(|token| token.is_recorded) || self.use_of_the_refresh_token(now) == Use::Now;
+        self.need(now) != Need::None && !waits && may_be_used
+    }
+
+    fn use_of_the_refresh_token(&self, now: Timestamp) -> Use {
+        let end = self.published.as_ref().map(|published| published.expires_at);
+        self.refresh_token.as_ref().map_or(Use::Now, |token| token.may_be_used(end, self.is_news, now))
+    }
+
+    /// What was met in an earlier pass and keeps the refresh token from being used in this one.
+    fn standing(&self, now: Timestamp) -> Option<(Problem, Option<Timestamp>)> {
+        if self.issued.is_some() || self.need(now) == Need::None {
+            return None;
+        }
+        let allowed = self.use_of_the_refresh_token(now);
+        let until = match allowed {
+            Use::NotBefore(at) => Some(at),
+            Use::Now | Use::Never => None,
+        };
+        Some((self.refresh_token.as_ref()?.obstacle(allowed)?, until))
     }
 
     /// A service may answer with the token that it gave before: on schedule that is no reason to write.
@@ -250,19 +290,22 @@ impl World {
                 published,
                 fresh: State::Unknown(obstacle),
                 failed: false,
+                stands: false,
             };
         }
-        let Some(failure) = self.failure() else {
-            // A wait after a failure goes on; its failure is said already, and stays.
-            let waiting = self.retry_at.filter(|at| *at > now && self.issued.is_none());
-            let in_progress = || Problem::new(Reason::InProgress, "the token is being fetched");
-            let problem = (!lives).then(in_progress);
-            let fresh = if problem.is_some() { State::Unknown(in_progress()) } else { State::Yes(Reason::Refreshed) };
-            return Verdict { problem, published, fresh, failed: false, retry_at: waiting };
-        };
-        let said = Problem::of(failure);
         let rest = held.filter(|_| lives).and_then(|(expires_at, _)| Duration::try_from(expires_at.duration_since(now)).ok());
-        let retry_at = now.checked_add(self.retry_after(failure, failures, seed, rest)).ok();
+        let (said, retry_at) = match (self.failure(), self.standing(now)) {
+            (Some(failure), _) => (Problem::of(failure), self.retry_at(failure, failures, seed, rest, now)),
+            (None, Some(standing)) => standing,
+            (None, None) => {
+                // A wait after a failure goes on; its failure is said already, and stays.
+                let waiting = self.retry_at.filter(|at| *at > now && self.issued.is_none());
+                let in_progress = || Problem::new(Reason::InProgress, "the token is being fetched");
+                let problem = (!lives).then(in_progress);
+                let fresh = if problem.is_some() { State::Unknown(in_progress()) } else { State::Yes(Reason::Refreshed) };
+                return Verdict { problem, published, fresh, failed: false, stands: false, retry_at: waiting };
+            }
+        };
         let fits = held.is_some_and(|(_, fits)| fits);
         let problem = match held {
             Some(_) if lives && fits => None,
@@ -277,7 +320,19 @@ impl World {
             }
             _ => said,
         };
-        Verdict { problem, published, fresh: State::No(fresh), failed: true, retry_at }
+        let failed = self.failure().is_some();
+        Verdict { problem, published, fresh: State::No(fresh), failed, stands: !failed, retry_at }
+    }
+
+    /// When to try again after a failure of this pass; `None`: not before somebody has changed something.
+    fn retry_at(&self, failure: &Failure, failures: u32, seed: &str, rest: Option<Duration>, now: Timestamp) -> Option<Timestamp> {
+        if failure.reason == Reason::ReauthorizationRequired {
+            return None;
+        }
+        let end = self.published.as_ref().map(|published| published.expires_at);
+        let unanswered = self.refresh_token.as_ref().filter(|token| token.is_recorded && !token.is_answered_by(failure));
+        let repeated_at = unanswered.and_then(|token| token.repeated_at(end, now));
+        repeated_at.or_else(|| now.checked_add(self.retry_after(failure, failures, seed, rest)).ok())
     }
 
     fn retry_after(&self, failure: &Failure, failures: u32, seed: &str, rest: Option<Duration>) -> Duration {

@@ -22,6 +22,7 @@ fn world() -> World {
         retry_at: None,
         is_news: false,
         is_of_a_user: false,
+        refresh_token: None,
         issued: None,
         written: None,
     }
@@ -69,6 +70,41 @@ fn a_token_is_fetched_when_its_time_has_come_or_when_it_is_not_the_right_one() {
     ] {
         assert_eq!(next(&world, at(now)), step, "{reason}");
     }
+}
+
+/// Promises 2 and 3: the use is recorded before it is made, and what came is stored whatever is in the way of everything else.
+#[test]
+fn a_refresh_token_is_used_in_this_order_and_only_when_it_may_be() {
+    let due = |change: fn(&mut RefreshToken)| {
+        let mut token = RefreshToken::default();
+        change(&mut token);
+        World { refresh_token: Some(token), ..world() }
+    };
+    let unanswered = |token: &mut RefreshToken| (token.unanswered_since, token.uses) = (Some(at(1600)), 1);
+    for (world, now, step, reason) in [
+        (due(|_| {}), 1000, None, "the published token is fresh"),
+        (due(|_| {}), 1700, Some(Step::RecordUse), "its time has come"),
+        (due(|token| token.is_recorded = true), 1700, Some(Step::Fetch), "it is recorded"),
+        (due(unanswered), 1700, None, "an answer was lost, and the published token lives"),
+        (World { is_news: true, ..due(unanswered) }, 1700, None, "whatever somebody wants"),
+        (due(unanswered), 3600, Some(Step::RecordUse), "it has ended"),
+        (due(|token| token.is_refused = true), 4000, None, "refused"),
+        (World { is_news: true, ..due(|token| token.is_refused = true) }, 1700, Some(Step::RecordUse), "with another client, say"),
+        (
+            World { suspended: true, ..due(|token| token.has_successor = true) },
+            1000,
+            Some(Step::KeepSuccessor),
+            "what came is stored first",
+        ),
+        (World { issued: issued(7000), ..due(|token| token.is_recorded = true) }, 1700, Some(Step::Publish), "it came"),
+    ] {
+        assert_eq!(next(&world, at(now)), step, "{reason}");
+    }
+    let waits = due(unanswered).verdict(1, "uid", at(1700));
+    assert_eq!((waits.problem, waits.retry_at, waits.stands, waits.failed), (None, Some(at(3600)), true, false));
+    let refused = World { issued: failure(Class::Unauthorized, Reason::ReauthorizationRequired), ..due(|token| token.is_recorded = true) };
+    let refused = refused.verdict(1, "uid", at(1700));
+    assert_eq!((refused.problem, refused.retry_at, refused.failed), (None, None, true), "only a person ends it");
 }
 
 /// Promises 2 and 6.
@@ -185,6 +221,7 @@ impl Miniature {
                     });
                 }
                 Step::TakeOver => unreachable!("nothing is left over here"),
+                Step::KeepSuccessor | Step::RecordUse => unreachable!("the grant is another one"),
                 Step::Publish => {
                     let Some(Ok(issued)) = &world.issued else { unreachable!("it was fetched") };
                     self.token_ends = Some(issued.expires_at);

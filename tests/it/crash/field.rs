@@ -345,7 +345,7 @@ pub fn concerns(seen: &Seen, name: &str) -> bool {
 }
 
 /// The chart once more, for the stage's namespace alone: the least rights there are, and a lease of its own.
-async fn install_release(stage: &Stage) {
+pub(crate) async fn install_release(stage: &Stage) {
     let namespace = &stage.namespace;
     let set = format!(
         "fullnameOverride={namespace},watchNamespaces={{{namespace}}},replicaCount=0,crds.install=false,userRoles.create=false,clusterProviders.enabled=false"

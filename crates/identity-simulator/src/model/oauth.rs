@@ -294,6 +294,8 @@ pub struct OAuthRefreshToken {
     pub expires: Option<i64>,
     /// Whether it was used and replaced.
     pub spent: bool,
+    /// How often it came again after that.
+    pub reuses: u64,
     /// Whether it was taken back.
     pub revoked: bool,
     /// Position in the order of issue.

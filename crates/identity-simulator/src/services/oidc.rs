@@ -325,6 +325,7 @@ impl Call<'_> {
             issued: self.now,
             expires: (self.settings.refresh_expires_in != 0).then(|| self.now.saturating_add(self.settings.refresh_expires_in)),
             spent: false,
+            reuses: 0,
             revoked: false,
             sequence: 0,
         };
@@ -340,6 +341,9 @@ impl Call<'_> {
         let token = book.refresh_tokens.get(text).filter(|token| token.client_id == client.client_id).cloned();
         let token = token.ok_or_else(|| invalid("unknown refresh token"))?;
         if token.spent {
+            if let Some(spent) = book.refresh_tokens.get_mut(text) {
+                spent.reuses += 1;
+            }
             if settings.reuse_revokes_family && book.revoke_family(&token.family) {
                 return Err(invalid("the refresh token was used before; its family is revoked").committed());
             }

@@ -181,6 +181,7 @@ impl World {
             issued: now,
             expires: seed.expires_in.map(|life| now.saturating_add(life)),
             spent: false,
+            reuses: 0,
             revoked: false,
             sequence: 0,
         };

@@ -1,0 +1,364 @@
+//! The Secret `<secret.name>-state`: the refresh token that is used next, and whether an answer to its last use is known.
+//!
+//! The order is what keeps a sign-in alive: that a refresh token is used is recorded before it is sent, and what comes in its place is stored
+//! before anything else happens. Both writes are conditional, so that of two processes one loses before it has sent anything.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use kube::{api::ObjectMeta, core::PartialObjectMeta};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use super::{
+    KIND, Pass, secret,
+    spec::{policy_of, state_key},
+};
+use crate::{
+    api::{AccessToken, AccessTokenStatus, ObjectVersion, RefreshTokenStatus, mark},
+    controller::{
+        Context,
+        cluster::{self, Abort, SecretContent, Subject},
+        published::{self, Whose},
+    },
+    model::{ExposeSecret, Failure, Grant, IssuedToken, Life, SecretText, TokenRequest},
+    plan::{
+        Problem,
+        token::{Issued, RefreshToken},
+    },
+    reasons::Reason,
+};
+
+/// A successor that meets another version of the Secret is stored over it so often, as long as that still holds its predecessor.
+const STORED_AGAIN: usize = 5;
+
+/// What the Secret says.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// The refresh token that is used next.
+    token: SecretText,
+    /// A digest of the first one, by which another first one is known.
+    seed: String,
+    /// Counts the uses.
+    use_number: i64,
+    /// How often the token was used since the last answer.
+    uses: u32,
+    /// When it was used last.
+    used_at: Option<Timestamp>,
+}
+
+/// Keys of the Secret.
+mod key {
+    pub(super) const TOKEN: &str = "refresh_token";
+    pub(super) const SEED: &str = "seed";
+    pub(super) const USE_NUMBER: &str = "use_number";
+    pub(super) const USES: &str = "uses";
+    pub(super) const USED_AT: &str = "used_at";
+}
+
+/// The state of a pass: what the Secret says, and which version of it says so; `None` while there is none.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) state: State,
+    version: Option<ObjectVersion>,
+}
+
+/// What came with a use and is not stored yet.
+#[derive(Clone)]
+struct Successor {
+    /// The token that it follows.
+    of: [u8; 32],
+    issued: IssuedToken,
+    life: Life,
+}
+
+/// What this process knows of refresh tokens, by UID: what it last read or wrote, and successors that could not be stored yet.
+#[derive(Default)]
+pub struct RefreshTokens {
+    held: Mutex<HashMap<String, Held>>,
+    successors: Mutex<HashMap<String, Successor>>,
+}
+
+impl RefreshTokens {
+    /// The object is gone.
+    pub fn forget(&self, uid: &str) {
+        self.held.lock().remove(uid);
+        self.successors.lock().remove(uid);
+    }
+}
+
+impl std::fmt::Debug for RefreshTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RefreshTokens").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// The beginning: the first refresh token, never used. Uses go on being counted.
+    fn begin(seed: &SecretText, use_number: i64) -> Self {
+        Self { token: seed.clone(), seed: digest_of(seed), use_number, uses: 0, used_at: None }
+    }
+
+    /// What a Secret says; a beginning where that belongs to another first token.
+    fn read(data: &BTreeMap<String, SecretText>, seed: &SecretText) -> Option<Self> {
+        let text = |key: &str| data.get(key).map(|text| text.expose_secret());
+        let use_number = text(key::USE_NUMBER).and_then(|text: &str| text.parse().ok())?;
+        if text(key::SEED) != Some(digest_of(seed).as_str()) {
+            return Some(Self::begin(seed, use_number));
+        }
+        Some(Self {
+            token: data.get(key::TOKEN).filter(|token| !token.expose_secret().is_empty())?.clone(),
+            seed: digest_of(seed),
+            use_number,
+            uses: text(key::USES).and_then(|text| text.parse().ok())?,
+            used_at: text(key::USED_AT).and_then(|text| text.parse().ok()),
+        })
+    }
+
+    fn data(&self) -> BTreeMap<String, SecretText> {
+        let mut data = BTreeMap::from([
+            (key::TOKEN.to_owned(), self.token.clone()),
+            (key::SEED.to_owned(), self.seed.clone().into()),
+            (key::USE_NUMBER.to_owned(), self.use_number.to_string().into()),
+            (key::USES.to_owned(), self.uses.to_string().into()),
+        ]);
+        data.extend(self.used_at.map(|at| (key::USED_AT.to_owned(), at.to_string().into())));
+        data
+    }
+
+    fn used(&self, uses: u32, now: Timestamp) -> Self {
+        Self { use_number: self.use_number + 1, uses, used_at: Some(now), ..self.clone() }
+    }
+
+    /// After an answer: the token that came, or the same one where the server does not replace it.
+    fn followed_by(&self, token: Option<SecretText>) -> Self {
+        Self { token: token.unwrap_or_else(|| self.token.clone()), uses: 0, used_at: None, ..self.clone() }
+    }
+}
+
+impl Held {
+    /// Whether the Secret is there, and ours.
+    pub(super) fn is_stored(&self) -> bool {
+        self.version.is_some()
+    }
+
+    /// The same in the words of the rules.
+    pub(super) fn known(&self, context: &Context, subject: &Subject, status: &AccessTokenStatus) -> RefreshToken {
+        let answered = status.refresh_token.as_ref().filter(|said| said.answered >= self.state.use_number);
+        let current = secret::digest(&self.state.token);
+        // It may be stored although the answer to that was lost; then it is stored once more, which changes nothing.
+        let follows = |successor: &Successor| {
+            let is_stored = successor.issued.refresh_token.as_ref().is_some_and(|token| secret::digest(token) == current);
+            successor.of == current || is_stored
+        };
+        let has_successor = context.refresh_tokens.successors.lock().get(&subject.uid).is_some_and(follows);
+        RefreshToken {
+            unanswered_since: self.state.used_at.filter(|_| self.state.uses > 0 && answered.is_none()),
+            uses: if answered.is_none() { self.state.uses } else { 0 },
+            is_refused: answered.is_some_and(|said| said.refused) && self.state.uses > 0,
+            is_recorded: false,
+            has_successor,
+        }
+    }
+
+    /// What is asked for, with the refresh token that is used now.
+    pub(super) fn request(&self, request: &TokenRequest) -> TokenRequest {
+        TokenRequest { grant: Grant::RefreshToken(self.state.token.clone()), ..request.clone() }
+    }
+}
+
+/// Reads the Secret, from memory where its version is known.
+///
+/// # Errors
+///
+/// When the API server does not answer; in the inner result: why the refresh token cannot be used.
+pub(super) async fn look(
+    context: &Context,
+    object: &AccessToken,
+    subject: &Subject,
+    status: &AccessTokenStatus,
+    (seed, seed_version): (&SecretText, Option<&ObjectVersion>),
+) -> Result<Result<Held, Problem>, Abort> {
+    let name = state_key(object);
+    let known = context.secrets.get(&name);
+    let remembered = context.refresh_tokens.held.lock().get(&subject.uid).cloned();
+    if let Some(held) = remembered.filter(|held| held.version.is_some() && held.version == known && held.state.seed == digest_of(seed)) {
+        return Ok(Ok(held));
+    }
+    let was_used = status.refresh_token.as_ref().is_some_and(|said| Some(&said.seed) == seed_version);
+    let lost = |what: &str| {
+        let message = format!(
+            "the Secret {}, which held the current refresh token, {what}; put a new one into the Secret that grant.refreshToken names",
+            name.1
+        );
+        Problem::new(Reason::ReauthorizationRequired, message)
+    };
+    let Some((metadata, data)) = cluster::read_secret(&context.client, &name.0, &name.1).await? else {
+        let beginning = Held { state: State::begin(seed, status.refresh_token.as_ref().map_or(0, |said| said.answered)), version: None };
+        return Ok(if was_used { Err(lost("is gone")) } else { Ok(beginning) });
+    };
+    let version = version_of(&metadata);
+    let metadata = PartialObjectMeta { metadata, ..PartialObjectMeta::default() };
+    context.secrets.note(name.clone(), version.clone());
+    match published::whose(&metadata, context, subject, None, &Default::default()) {
+        Whose::Ours { is_immutable: true, .. } => return Ok(Err(Problem::immutable_secret())),
+        Whose::Ours { .. } | Whose::Former { from_this_cluster: true, .. } => {}
+        Whose::Former { whose, .. } | Whose::Others(whose) => return Ok(Err(Problem::foreign_secret(&format!("{whose} ({})", name.1)))),
+    }
+    match State::read(&data, seed) {
+        Some(state) => {
+            let held = Held { state, version: Some(version) };
+            context.refresh_tokens.held.lock().insert(subject.uid.clone(), held.clone());
+            Ok(Ok(held))
+        }
+        None if was_used => Ok(Err(lost("was changed by somebody else"))),
+        None => Ok(Ok(Held { state: State::begin(seed, 0), version: Some(version) })),
+    }
+}
+
+impl Pass {
+    fn held(&self) -> Result<&Held, Abort> {
+        self.refresh_token.as_ref().ok_or(Abort::Stale)
+    }
+
+    /// Records that the refresh token is used now. After this nobody else can record the same.
+    pub(super) async fn record_use(&mut self) -> Result<Result<(), Failure>, Abort> {
+        let now = self.context.clock.now();
+        let uses = self.world.refresh_token.as_ref().map_or(0, |token| token.uses) + 1;
+        let held = self.held()?.clone();
+        let state = held.state.used(uses, now);
+        let written = self.write(&state, held.version.as_ref()).await?;
+        if written.is_ok() {
+            self.world.refresh_token =
+                Some(RefreshToken { unanswered_since: Some(now), uses, is_recorded: true, ..RefreshToken::default() });
+        }
+        Ok(written)
+    }
+
+    /// Stores what came in the place of the refresh token that was used. Until that has happened it stays in memory.
+    pub(super) async fn follow(&mut self, issued: &IssuedToken, life: Life) -> Result<Result<(), Failure>, Abort> {
+        let of = secret::digest(&self.held()?.state.token);
+        let successor = Successor { of, issued: issued.clone(), life };
+        self.context.refresh_tokens.successors.lock().insert(self.subject.uid.clone(), successor);
+        self.store(issued).await
+    }
+
+    /// Stores what came in an earlier pass; the token that came with it is this pass's.
+    pub(super) async fn keep_successor(&mut self) -> Result<(), Abort> {
+        let successor = self.context.refresh_tokens.successors.lock().get(&self.subject.uid).cloned();
+        let Some(Successor { issued, life, .. }) = successor else { return Err(Abort::Stale) };
+        let stored = self.store(&issued).await?;
+        if let Some(token) = &mut self.world.refresh_token {
+            *token = RefreshToken::default();
+        }
+        self.world.issued = Some(stored.map(|()| self.came(issued, life)));
+        Ok(())
+    }
+
+    async fn store(&mut self, issued: &IssuedToken) -> Result<Result<(), Failure>, Abort> {
+        let spent = secret::digest(&self.held()?.state.token);
+        for _ in 0..STORED_AGAIN {
+            let held = self.held()?.clone();
+            let state = held.state.followed_by(issued.refresh_token.clone());
+            match self.write(&state, held.version.as_ref()).await {
+                Err(Abort::Stale) => {
+                    // Another process, or somebody's label: what counts is that no newer token would be lost.
+                    let Some(current) = self.current().await? else { break };
+                    if secret::digest(&current.state.token) != spent || current.state.seed != held.state.seed {
+                        break;
+                    }
+                    self.refresh_token = Some(current);
+                }
+                written => {
+                    if matches!(written, Ok(Ok(()))) {
+                        self.context.refresh_tokens.successors.lock().remove(&self.subject.uid);
+                    }
+                    return written;
+                }
+            }
+        }
+        self.context.refresh_tokens.successors.lock().remove(&self.subject.uid);
+        Err(Abort::Stale)
+    }
+
+    /// What the Secret says now.
+    async fn current(&self) -> Result<Option<Held>, Abort> {
+        let (namespace, name) = state_key(&self.object);
+        let Some((metadata, data)) = cluster::read_secret(&self.context.client, &namespace, &name).await? else { return Ok(None) };
+        let version = version_of(&metadata);
+        let seed = self.source.as_ref().and_then(|source| match &source.request.grant {
+            Grant::RefreshToken(seed) => Some(seed),
+            _ => None,
+        });
+        Ok(seed.and_then(|seed| State::read(&data, seed)).map(|state| Held { state, version: Some(version) }))
+    }
+
+    async fn write(&mut self, state: &State, known: Option<&ObjectVersion>) -> Result<Result<(), Failure>, Abort> {
+        let source = self.source.as_ref().ok_or(Abort::Stale)?;
+        let annotations =
+            published::annotations(&self.context, &self.subject, &BTreeMap::new(), source.tenant(), mark::STATE_SHAPE.to_owned());
+        let labels = BTreeMap::from([(mark::STATE.to_owned(), KIND.to_owned())]);
+        let content = SecretContent { data: state.data(), labels, annotations, owned: true };
+        let name = state_key(&self.object);
+        match self.subject.publish(&self.context.client, &name.1, known, &content).await? {
+            Ok(version) => {
+                self.context.secrets.note(name, version.clone());
+                let held = Held { state: state.clone(), version: Some(version) };
+                self.context.refresh_tokens.held.lock().insert(self.subject.uid.clone(), held.clone());
+                self.refresh_token = Some(held);
+                Ok(Ok(()))
+            }
+            Err(failure) => Ok(Err(failure)),
+        }
+    }
+
+    /// What status is to say of the refresh token.
+    pub(super) fn refresh_token_status(&self, former: &AccessTokenStatus) -> Option<RefreshTokenStatus> {
+        let former = former.refresh_token.clone();
+        let Some(held) = &self.refresh_token else {
+            // What keeps it from being looked at says nothing about it.
+            return former.filter(|_| self.object.spec.grant.refresh_token.is_some());
+        };
+        let seed = self.seed_version()?;
+        let answered = held.state.use_number;
+        match &self.world.issued {
+            Some(Ok(_)) => Some(RefreshTokenStatus { seed, answered, refused: false }),
+            Some(Err(failure)) if self.is_answered_by(failure) => {
+                Some(RefreshTokenStatus { seed, answered, refused: failure.reason == Reason::ReauthorizationRequired })
+            }
+            Some(Err(_)) if self.world.refresh_token.as_ref().is_some_and(|token| token.is_recorded) => {
+                let before = former.map_or(answered - 1, |former| former.answered.min(answered - 1));
+                Some(RefreshTokenStatus { seed, answered: before, refused: false })
+            }
+            _ => former.map(|former| RefreshTokenStatus { seed, ..former }),
+        }
+    }
+
+    fn is_answered_by(&self, failure: &Failure) -> bool {
+        self.world.refresh_token.as_ref().is_some_and(|token| token.is_recorded && token.is_answered_by(failure))
+    }
+
+    fn seed_version(&self) -> Option<ObjectVersion> {
+        let name = &self.object.spec.grant.refresh_token.as_ref()?.secret_ref.name;
+        self.source.as_ref()?.issued_for.credentials.get(name).cloned()
+    }
+
+    /// A token that came, in the words of the rules.
+    pub(super) fn came(&mut self, issued: IssuedToken, life: Life) -> Issued {
+        let came = self.context.clock.time_at(issued.received);
+        let later = |span: std::time::Duration| came.checked_add(span).unwrap_or(Timestamp::MAX);
+        let digest = secret::digest_of(&issued);
+        let is_the_same = self.kept.is_some_and(|kept| kept.token == digest);
+        let refresh_after = policy_of(&self.object).refresh_after(&life, &self.subject.uid);
+        self.token = Some((issued, life));
+        Issued { expires_at: later(life.remaining), refresh_at: later(refresh_after), is_the_same }
+    }
+}
+
+fn version_of(metadata: &ObjectMeta) -> ObjectVersion {
+    ObjectVersion { uid: metadata.uid.clone().unwrap_or_default(), resource_version: metadata.resource_version.clone().unwrap_or_default() }
+}
+
+fn digest_of(seed: &SecretText) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(seed.expose_secret()))
+}

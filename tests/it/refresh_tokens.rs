@@ -1,0 +1,505 @@
+//! Refresh tokens that the server replaces at each use: none is used twice, whatever happens, but for the one repetition that a lost answer
+//! allows.
+
+use std::time::{Duration, Instant};
+
+use cloud_identity_operator::api::AccessToken;
+use identity_simulator::{Action, OAuthClientSeed, OAuthRefreshTokenSeed, OidcServerSeed, OidcSettings, Rule, When};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use stage::{
+    Effect, Interceptor, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, Seen, Stage, eventually, token_condition, token_message,
+};
+
+use crate::crash::field::install_release;
+use crate::ledger::{Ledger, WINDOW, tally};
+
+const SERVER: &str = "main";
+const CLIENT: &str = "orders";
+const SECRET: &str = "cafec0de-secret-of-orders";
+
+fn seed_of(name: &str) -> String {
+    format!("cafec0de-first-refresh-token-of-{name}")
+}
+
+/// A server that takes back everything when a spent refresh token comes, a client, and a provider; no operator yet.
+async fn with_server(prefix: &str, expires_in: i64) -> Stage {
+    let stage = Stage::new(prefix).await;
+    let settings = OidcSettings { expires_in, reuse_revokes_family: true, ..OidcSettings::default() };
+    let client = OAuthClientSeed { client_id: CLIENT.into(), secret: Some(SECRET.into()), ..OAuthClientSeed::default() };
+    let server = OidcServerSeed { id: SERVER.into(), clients: vec![client], settings, ..OidcServerSeed::default() };
+    stage.control.add_oidc_server(&server).await.expect("added");
+    stage.secret("pair", &[("client_id", CLIENT), ("client_secret", SECRET)]).await;
+    let issuer = format!("{}/tenants/{SERVER}", stage.simulator.urls().oidc);
+    let document = json!({
+        "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider",
+        "metadata": { "name": "server", "namespace": stage.namespace },
+        "spec": {
+            "oidc": { "issuer": issuer, "credentials": { "secretRef": { "name": "pair" } } },
+            "tls": { "caBundle": { "configMapRef": { "name": "simulator-ca" } } },
+            "budget": { "requestsPerSecond": 1000, "concurrency": 16 },
+        },
+    });
+    stage.apply(&document).await.expect("accepted");
+    stage
+}
+
+/// Somebody has signed in, and put the refresh token into a Secret.
+async fn sign_in(stage: &Stage, name: &str, token: &str) {
+    let seed = OAuthRefreshTokenSeed {
+        token: Some(token.into()),
+        client_id: CLIENT.into(),
+        subject: name.into(),
+        scope: "openid orders".into(),
+        ..OAuthRefreshTokenSeed::default()
+    };
+    stage.control.add_refresh_token(SERVER, &seed).await.expect("added");
+    stage.secret(&format!("{name}-seed"), &[("refresh_token", token)]).await;
+}
+
+fn spec(name: &str) -> Value {
+    let grant = json!({ "type": "RefreshToken", "refreshToken": { "secretRef": { "name": format!("{name}-seed") } } });
+    json!({ "providerRef": { "name": "server" }, "grant": grant })
+}
+
+async fn token(stage: &Stage, name: &str) -> String {
+    stage.secret_values(name).await.expect("the Secret is there")["token"].clone()
+}
+
+/// How often a spent refresh token came to the server, for each sign-in by its subject.
+async fn reuses(stage: &Stage, name: &str) -> u64 {
+    let tokens = stage.control.oauth_refresh_tokens(SERVER, CLIENT).await.expect("listed");
+    tokens.iter().filter(|token| token.subject == name).map(|token| token.reuses).sum()
+}
+
+async fn refresh(stage: &Stage, name: &str, value: &str) {
+    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": value } } }));
+    stage.tokens().patch(name, &PatchParams::default(), &ask).await.expect("accepted");
+}
+
+async fn must_sign_in(stage: &Stage, name: &str) -> AccessToken {
+    let is_said = |token: &AccessToken| token_condition(token, "Fresh") == Some(("False", "ReauthorizationRequired"));
+    stage.token_where(name, "says that somebody must sign in", is_said).await
+}
+
+/// Two writes more than any refresh, no read; what comes in its place is known to nobody else, and goes on after a restart.
+#[tokio::test]
+async fn a_refresh_token_is_replaced_at_each_use_and_none_is_used_twice() {
+    let stage = with_server("rotation", 8).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    let operator = stage.operator().await;
+    stage.ready_provider("server").await;
+    stage.token("ann", spec("ann")).await;
+    stage.token_ready("ann").await;
+    let secret = stage.secret_values("ann").await.expect("there");
+    assert_eq!(secret.keys().collect::<Vec<_>>(), ["authorization", "expires_at", "scope", "token", "token_type"]);
+    let state = stage.stored_secret("ann-state").await;
+    assert!(state.metadata.labels.iter().flatten().any(|(label, _)| label == "cloudidentity.dev/state"));
+    assert_eq!(state.metadata.owner_references.iter().flatten().map(|owner| owner.kind.as_str()).collect::<Vec<_>>(), ["AccessToken"]);
+    let ledger = Ledger::open(&stage).await;
+    let mut seen = vec![token(&stage, "ann").await];
+    while seen.len() < 4 {
+        let now = token(&stage, "ann").await;
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    eventually("every refresh is in the audit log", async || tally(&ledger.writes()).get("patch accesstokens/status") >= Some(&3)).await;
+    let (writes, refreshes) = (tally(&ledger.writes()), ledger.operations().await.len());
+    assert_eq!(writes["patch accesstokens/status"], refreshes, "{writes:?}");
+    assert_eq!((writes["patch secrets"], writes.len()), (3 * refreshes, 2), "{writes:?}");
+    assert_eq!(ledger.reads(), Vec::<String>::new());
+    // The next process goes on with the token that is stored.
+    drop(operator.kill().await);
+    let _operator = stage.operator().await;
+    let before = token(&stage, "ann").await;
+    eventually("the next process refreshes", async || token(&stage, "ann").await != before).await;
+    stage.token_ready("ann").await;
+    assert_eq!(reuses(&stage, "ann").await, 0);
+    let tokens = stage.control.oauth_refresh_tokens(SERVER, CLIENT).await.expect("listed");
+    assert!(tokens.len() >= 5 && tokens.iter().all(|token| !token.revoked));
+    // Nobody may refer to it, and it goes with the object.
+    let document = json!({ "providerRef": { "name": "server" }, "credentials": { "secretRef": { "name": "ann-state" } } });
+    stage.token("thief", document).await;
+    stage.token_reason("thief", "SecretReferenceRefused").await;
+    stage.tokens().delete("ann", &DeleteParams::default()).await.expect("deleted");
+    eventually("both Secrets are collected", async || {
+        stage.secret_values("ann").await.is_none() && stage.secret_values("ann-state").await.is_none()
+    })
+    .await;
+}
+
+/// Another first refresh token begins anew; one that was touched does not, and a server that does not replace refresh tokens is fine, too.
+#[tokio::test]
+async fn another_first_refresh_token_begins_anew_and_the_same_one_touched_costs_nothing() {
+    let stage = with_server("seed", 3600).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    let _operator = stage.operator().await;
+    stage.token("ann", spec("ann")).await;
+    stage.token_ready("ann").await;
+    let first = token(&stage, "ann").await;
+    let ledger = Ledger::open(&stage).await;
+    stage.patch_secret("ann-seed", json!({ "metadata": { "labels": { "team": "shop" } } })).await;
+    eventually("its version is noted", async || ledger.writes() == ["patch accesstokens/status"]).await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!(ledger.operations().await, Vec::<String>::new());
+    sign_in(&stage, "ann", &seed_of("ann-again")).await;
+    eventually("the new sign-in is used", async || token(&stage, "ann").await != first).await;
+    stage.token_ready("ann").await;
+    assert_eq!(reuses(&stage, "ann").await, 0);
+    let settings = OidcSettings { rotation: false, ..OidcSettings::default() };
+    stage.control.set_oidc_settings(SERVER, &settings).await.expect("set");
+    for round in 0..2 {
+        let before = token(&stage, "ann").await;
+        refresh(&stage, "ann", &format!("round-{round}")).await;
+        eventually("refreshed", async || token(&stage, "ann").await != before).await;
+    }
+    // Of two objects with one refresh token the older has it.
+    let mut other = spec("ann");
+    other["secret"] = json!({ "name": "other-secret" });
+    stage.token("other", other).await;
+    let refused = stage.token_reason("other", "RefreshTokenShared").await;
+    assert!(token_message(&refused, "Ready").is_some_and(|said| said.contains("/ann uses the refresh token")));
+    assert!(stage.secret_values("other-secret").await.is_none());
+    // The name of the operator's own Secret is taken like any other.
+    stage.secret("taken-state", &[("mine", "cafec0de-mine")]).await;
+    sign_in(&stage, "taken", &seed_of("taken")).await;
+    let calls = stage.calls("oidc.token").await;
+    stage.token("taken", spec("taken")).await;
+    let refused = stage.token_reason("taken", "SecretConflict").await;
+    assert!(token_message(&refused, "Ready").is_some_and(|said| said.contains("taken-state")));
+    assert_eq!(stage.calls("oidc.token").await, calls);
+}
+
+/// Promise 10: what a person has to do is said, and the published token stays until it ends.
+#[tokio::test]
+async fn a_refresh_token_that_is_refused_is_not_tried_again_until_there_is_another() {
+    let stage = with_server("refused-refresh", 8).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    let operator = stage.operator().await;
+    stage.token("ann", spec("ann")).await;
+    stage.token_ready("ann").await;
+    let held = stage.secret_values("ann").await;
+    let family = stage.control.oauth_refresh_tokens(SERVER, CLIENT).await.expect("listed")[0].family.clone();
+    stage.control.revoke_oauth(SERVER, &family).await.expect("revoked");
+    let refused = must_sign_in(&stage, "ann").await;
+    assert_eq!(token_condition(&refused, "Ready").map(|(status, _)| status), Some("True"), "the token lives");
+    let calls = stage.calls("oidc.token").await;
+    stage.token_reason("ann", "ReauthorizationRequired").await;
+    assert_eq!(stage.secret_values("ann").await, held, "the published token is not touched");
+    stage.patch_secret("ann-seed", json!({ "metadata": { "labels": { "team": "shop" } } })).await;
+    drop(operator.kill().await);
+    let operator = stage.operator().await;
+    operator.working().await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!(stage.calls("oidc.token").await, calls, "neither a touch nor a restart tries it again");
+    sign_in(&stage, "ann", &seed_of("ann-again")).await;
+    stage.token_ready("ann").await;
+    assert_ne!(stage.secret_values("ann").await, held);
+    // Without the Secret nobody knows the current one, and the first is used up.
+    stage.secrets().delete("ann-state", &DeleteParams::default()).await.expect("deleted");
+    let lost = stage.token_reason("ann", "ReauthorizationRequired").await;
+    assert!(token_message(&lost, "Ready").is_some_and(|said| said.contains("ann-state") && said.contains("is gone")));
+    assert_eq!(reuses(&stage, "ann").await, 0);
+}
+
+/// A lost answer is repeated once; the answer that was lost after the server had replaced the token costs the sign-in, and not the published
+/// token.
+#[tokio::test]
+async fn a_lost_answer_is_repeated_once_and_later_only_when_the_published_token_has_ended() {
+    let stage = with_server("lost", 24).await;
+    for name in ["once", "twice", "spent"] {
+        sign_in(&stage, name, &seed_of(name)).await;
+    }
+    let _operator = stage.operator().await;
+    stage.ready_provider("server").await;
+    for name in ["once", "twice", "spent"] {
+        stage.token(name, spec(name)).await;
+        stage.token_ready(name).await;
+    }
+    let current = async |name: &str| {
+        let tokens = stage.control.oauth_refresh_tokens(SERVER, CLIENT).await.expect("listed");
+        tokens.into_iter().find(|token| token.subject == name && !token.spent).expect("one is good").token
+    };
+    for (name, when, times) in [("once", When::BeforeCommit, 1), ("twice", When::BeforeCommit, 2), ("spent", When::AfterCommit, 1)] {
+        let rule = Rule::next("oidc.token", Action::Drop { when }).times(times).body_contains(&current(name).await);
+        stage.control.inject(&rule).await.expect("accepted");
+    }
+    let held = [token(&stage, "once").await, token(&stage, "twice").await, token(&stage, "spent").await];
+    let ends = stage.tokens().get("twice").await.expect("there").status.and_then(|status| status.expires_at).expect("an end").0;
+    for name in ["once", "twice", "spent"] {
+        refresh(&stage, name, "please").await;
+    }
+    eventually("the repetition is answered", async || token(&stage, "once").await != held[0]).await;
+    assert_eq!(reuses(&stage, "once").await, 0);
+    must_sign_in(&stage, "spent").await;
+    assert_eq!(reuses(&stage, "spent").await, 1, "the one repetition");
+    assert_eq!(token(&stage, "spent").await, held[2]);
+    let waits = stage.token_where("twice", "waits until its token has ended", |token| {
+        token
+            .status
+            .as_ref()
+            .is_some_and(|status| status.failures == Some(2) && status.next_action_at.as_ref().is_some_and(|at| at.0 >= ends))
+    });
+    waits.await;
+    let issued = async || {
+        let tokens = stage.control.oauth_tokens(SERVER, CLIENT).await.expect("listed");
+        tokens.iter().filter(|token| token.subject == "twice").count()
+    };
+    while jiff::Timestamp::now() < ends {
+        assert_eq!((issued().await, token(&stage, "twice").await), (1, held[1].clone()), "it is used again before its end");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    eventually("it goes on after the end", async || token(&stage, "twice").await != held[1]).await;
+    stage.token_ready("twice").await;
+    assert_eq!((reuses(&stage, "twice").await, reuses(&stage, "spent").await), (0, 1));
+}
+
+/// What came is kept until it is stored, however long the API server refuses it.
+#[tokio::test]
+async fn a_successor_that_cannot_be_stored_is_kept_and_costs_no_call_more() {
+    let stage = with_server("unstored", 3600).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    let (interceptor, _operator) = behind(&stage).await;
+    stage.token("ann", spec("ann")).await;
+    stage.token_ready("ann").await;
+    let calls = stage.calls("oidc.token").await;
+    for (round, effect) in [Effect::Answer(500), Effect::DropBefore, Effect::Answer(409), Effect::DropAfter].into_iter().enumerate() {
+        let before = token(&stage, "ann").await;
+        let is_state = |seen: &Seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state";
+        // The first write says that the token is used, the second holds what came.
+        let rule = interceptor.intercept(is_state, 1, 2, effect);
+        refresh(&stage, "ann", &format!("round-{round}")).await;
+        interceptor.fired(rule).await;
+        eventually("it is stored and published", async || token(&stage, "ann").await != before).await;
+        stage.token_ready("ann").await;
+        assert_eq!(stage.calls("oidc.token").await, calls + 1 + round as u64, "{effect:?}");
+    }
+    assert_eq!(reuses(&stage, "ann").await, 0);
+}
+
+async fn behind(stage: &Stage) -> (Interceptor, Operator) {
+    let interceptor = Interceptor::start(stage.control_plane).await.expect("it starts");
+    let operator = operator_behind(stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
+    (interceptor, operator)
+}
+
+async fn operator_behind(stage: &Stage, interceptor: &Interceptor, options: OperatorOptions) -> Operator {
+    let lifetime = Duration::from_secs(3600);
+    // Where a Lease decides, the operator lives in the stage's own namespace.
+    let (namespace, account) =
+        if options.leader_election { (stage.namespace.as_str(), stage.namespace.as_str()) } else { (SYSTEM, SERVICE_ACCOUNT) };
+    let kubeconfig = stage.control_plane.kubeconfig_for_service_account(namespace, account, lifetime).await.expect("written");
+    let kubeconfig = interceptor.kubeconfig(&kubeconfig).expect("written");
+    Operator::start(&stage::operator_binary().expect("built"), &kubeconfig, &options).await.expect("it starts")
+}
+
+/// Where the process dies.
+#[derive(Clone, Copy, Debug)]
+enum Point {
+    /// At the n-th write of a Secret or status.
+    Write(&'static str, usize, Effect),
+    Service(When),
+}
+
+/// Every call of a use, in their order.
+///
+/// Before the first nothing has happened, after the last nothing is left to do; eight passes of one tenant run at once.
+const POINTS: [Point; 8] = [
+    Point::Write("state", 0, Effect::HoldAfter),
+    Point::Service(When::BeforeCommit),
+    Point::Service(When::AfterCommit),
+    Point::Write("state", 1, Effect::HoldBefore),
+    Point::Write("state", 1, Effect::HoldAfter),
+    Point::Write("secret", 0, Effect::HoldBefore),
+    Point::Write("secret", 0, Effect::HoldAfter),
+    Point::Write("status", 0, Effect::HoldBefore),
+];
+
+impl Point {
+    /// Whether it is recorded that the token is used, and no answer to that is.
+    fn has_no_answer(self) -> bool {
+        matches!(self, Self::Service(_) | Self::Write("state", 0, Effect::HoldAfter) | Self::Write("state", 1, Effect::HoldBefore))
+    }
+
+    /// Whether the server has replaced the refresh token and nobody has what came in its place.
+    fn loses_the_answer(self) -> bool {
+        matches!(self, Self::Service(When::AfterCommit) | Self::Write("state", 1, Effect::HoldBefore))
+    }
+}
+
+/// Promises 2 and 3: a process that dies at any call of a first use or of a later one sends no spent token, but for the repetition of a use
+/// whose answer nobody has any more; only that costs the sign-in, and not even that the published token.
+#[tokio::test]
+async fn a_process_that_dies_at_any_call_of_a_use_loses_no_more_than_an_answer() {
+    let stage = with_server("crash-refresh", 3600).await;
+    let name = |number: usize| format!("user-{number}");
+    for number in 0..POINTS.len() {
+        sign_in(&stage, &name(number), &seed_of(&name(number))).await;
+    }
+    let (interceptor, operator) = behind(&stage).await;
+    stage.ready_provider("server").await;
+    let stop_at = async |begin: &dyn Fn(usize) -> std::pin::Pin<Box<dyn Future<Output = ()>>>, tokens: &[Option<String>]| {
+        let (mut rules, mut faults) = (Vec::new(), Vec::new());
+        for (number, point) in POINTS.iter().enumerate() {
+            let Some(current) = &tokens[number] else { continue };
+            match *point {
+                Point::Write(what, skip, effect) => {
+                    let (resource, object) = match what {
+                        "state" => ("secrets", format!("{}-state", name(number))),
+                        "secret" => ("secrets", name(number)),
+                        _ => ("accesstokens", name(number)),
+                    };
+                    let matches = move |seen: &Seen| seen.is_write() && seen.resource == resource && seen.name == object;
+                    rules.push(interceptor.intercept(matches, skip, 1, effect));
+                }
+                Point::Service(when) => {
+                    let rule = Rule::next("oidc.token", Action::Hang { when }).body_contains(current);
+                    faults.push(stage.control.inject(&rule).await.expect("accepted"));
+                }
+            }
+            begin(number).await;
+        }
+        for rule in rules {
+            interceptor.fired(rule).await;
+        }
+        for fault in faults {
+            stage.control.wait_for_fault(fault.id).await.expect("it is met");
+        }
+    };
+    let current = async |number: usize| {
+        let tokens = stage.control.oauth_refresh_tokens(SERVER, CLIENT).await.expect("listed");
+        tokens.into_iter().find(|token| token.subject == name(number) && !token.spent && !token.revoked).map(|token| token.token)
+    };
+    let all = async || {
+        let mut all = Vec::new();
+        for number in 0..POINTS.len() {
+            all.push(current(number).await);
+        }
+        all
+    };
+    let settled = async |round: &str| {
+        for (number, point) in POINTS.iter().enumerate() {
+            let expected = u64::from(point.loses_the_answer());
+            if point.loses_the_answer() {
+                must_sign_in(&stage, &name(number)).await;
+            } else {
+                stage.token_ready(&name(number)).await;
+            }
+            assert_eq!(reuses(&stage, &name(number)).await, expected, "{round}, {point:?}");
+        }
+    };
+    let document = |number: usize| stage.token_document(&name(number), spec(&name(number)));
+    let client = stage.tokens();
+    stop_at(
+        &|number| {
+            let (client, document) = (client.clone(), document(number));
+            Box::pin(async move {
+                let object = serde_json::from_value(document).expect("valid");
+                client.create(&Default::default(), &object).await.expect("made");
+            })
+        },
+        &all().await,
+    )
+    .await;
+    drop(operator.kill().await);
+    let operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
+    settled("a first use").await;
+    // Who lost everything signs in again.
+    for (number, point) in POINTS.iter().enumerate() {
+        if point.loses_the_answer() {
+            let again = name(number);
+            stage.control.revoke_oauth(SERVER, &seed_of(&again)).await.expect("revoked");
+            sign_in(&stage, &again, &format!("{}-again", seed_of(&again))).await;
+            stage.token_ready(&again).await;
+        }
+    }
+    let before: Vec<_> = {
+        let mut before = Vec::new();
+        for number in 0..POINTS.len() {
+            before.push((token(&stage, &name(number)).await, reuses(&stage, &name(number)).await));
+        }
+        before
+    };
+    let begun = Instant::now();
+    stop_at(
+        &|number| {
+            let (client, object) = (client.clone(), name(number));
+            Box::pin(async move {
+                let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "now" } } }));
+                client.patch(&object, &PatchParams::default(), &ask).await.expect("accepted");
+            })
+        },
+        &all().await,
+    )
+    .await;
+    drop(operator.kill().await);
+    let operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
+    operator.working().await;
+    let is_late = begun.elapsed() > Duration::from_secs(9);
+    for (number, point) in POINTS.iter().enumerate() {
+        let (held, reused) = &before[number];
+        eventually(&format!("{point:?}: it is known what came of it"), async || {
+            let object = stage.tokens().get(&name(number)).await.expect("there");
+            let fresh = token_condition(&object, "Fresh").map(|(_, reason)| reason.to_owned()).unwrap_or_default();
+            let is_the_same = token(&stage, &name(number)).await == *held;
+            assert_eq!(token_condition(&object, "Ready").map(|(status, _)| status), Some("True"), "{point:?}: a token lives");
+            let more = reuses(&stage, &name(number)).await - reused;
+            assert!(more <= u64::from(point.loses_the_answer()), "{point:?}: a spent token was used again");
+            match fresh.as_str() {
+                // What is not answered is repeated within ten seconds or not at all while the published token lives.
+                "AnswerLost" => point.has_no_answer() && is_late && is_the_same && more == 0,
+                "ReauthorizationRequired" => point.loses_the_answer() && is_the_same && more == 1,
+                _ => !point.loses_the_answer() && !is_the_same,
+            }
+        })
+        .await;
+    }
+}
+
+/// A leader that is stopped between recording a use and sending it, with another in its place, sends nothing when it goes on; and its
+/// successor does not use the token before there is nothing left to lose.
+///
+/// Traps: T33.
+#[tokio::test]
+async fn a_leader_that_was_stopped_before_it_used_a_refresh_token_sends_nothing_and_its_successor_waits() {
+    let stage = with_server("second-leader", 40).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    install_release(&stage).await;
+    let options = || OperatorOptions {
+        namespace: stage.namespace.clone(),
+        leader_election: true,
+        arguments: vec!["--cluster-providers".into(), "false".into()],
+        ..OperatorOptions::default().watching(&stage.namespace)
+    };
+    let one = Interceptor::start(stage.control_plane).await.expect("it starts");
+    let two = Interceptor::start(stage.control_plane).await.expect("it starts");
+    let first = operator_behind(&stage, &one, options()).await;
+    stage.token("ann", spec("ann")).await;
+    let ready = stage.token_ready("ann").await;
+    let ends = ready.status.and_then(|status| status.expires_at).expect("an end").0;
+    let second = operator_behind(&stage, &two, options()).await;
+    second.metrics_address().await;
+    let recorded = one.intercept(|seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state", 0, 1, Effect::HoldAfter);
+    refresh(&stage, "ann", "please").await;
+    one.fired(recorded).await;
+    first.freeze();
+    let calls = stage.calls("oidc.token").await;
+    second.logged(" leading instance=").await;
+    let led = Instant::now();
+    one.release(recorded);
+    first.thaw();
+    let waits = stage
+        .token_where("ann", "waits until its token has ended", |token| token_condition(token, "Fresh") == Some(("False", "AnswerLost")));
+    waits.await;
+    assert!(jiff::Timestamp::now() < ends, "the successor led in time, after {:?}", led.elapsed());
+    let mut first = first;
+    first.ended().await;
+    assert_eq!(stage.calls("oidc.token").await, calls, "nobody has used it");
+    stage
+        .token_where("ann", "is fresh after its end", |token| token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True"))
+        .await;
+    assert!(jiff::Timestamp::now() >= ends);
+    assert_eq!((stage.calls("oidc.token").await, reuses(&stage, "ann").await), (calls + 1, 0));
+}
