@@ -20,7 +20,7 @@ use crate::{
 
 const DISCOVERING: &str = "reading the discovery document";
 /// A discovery document is read again after this long.
-const DISCOVERED_FOR: Duration = Duration::from_secs(3600);
+pub(super) const DISCOVERED_FOR: Duration = Duration::from_secs(3600);
 
 /// What is known of a server before it is asked.
 #[derive(Debug)]
@@ -55,10 +55,33 @@ pub struct Oidc {
     known_host: Mutex<Option<String>>,
 }
 
+/// A discovery document, as far as it is needed.
 #[derive(Deserialize)]
-struct Document {
-    issuer: String,
-    token_endpoint: Option<String>,
+pub(super) struct Document {
+    /// The server's own name.
+    pub(super) issuer: String,
+    /// Where it gives tokens.
+    pub(super) token_endpoint: Option<String>,
+}
+
+/// Reads a discovery document; the inner failure says that there is none at this place.
+///
+/// # Errors
+///
+/// When the server does not answer, or something else lies there.
+pub(super) async fn document(
+    tenant: &Tenant,
+    caller: &Caller,
+    operation: &'static str,
+    url: Url,
+) -> Result<Result<Document, Failure>, Failure> {
+    let request =
+        Request { doing: DISCOVERING, operation, method: Method::GET, url, authorization: None, body: Body::Empty, deadline: DEADLINE };
+    let answer = tenant.call(caller, request).await?;
+    if answer.status == 404 {
+        return Ok(Err(answer.failure(DISCOVERING, false)));
+    }
+    tenant.read(DISCOVERING, false, &answer).map(Ok)
 }
 
 impl Oidc {
@@ -120,22 +143,10 @@ impl Oidc {
         };
         let mut missing = None;
         for url in places(issuer) {
-            let request = Request {
-                doing: DISCOVERING,
-                operation: "oidc.discovery",
-                method: Method::GET,
-                url,
-                authorization: None,
-                body: Body::Empty,
-                deadline: DEADLINE,
-            };
-            let answer = self.tenant.call(caller, request).await?;
-            if answer.status == 404 {
-                missing.get_or_insert_with(|| answer.failure(DISCOVERING, false));
-                continue;
+            match document(&self.tenant, caller, "oidc.discovery", url).await? {
+                Ok(document) => return self.endpoint_of(&document),
+                Err(failure) => drop(missing.get_or_insert(failure)),
             }
-            let document: Document = self.tenant.read(DISCOVERING, false, &answer)?;
-            return self.endpoint_of(&document);
         }
         let failure = missing.unwrap_or_else(|| rejected(Reason::DiscoveryFailed, String::new()));
         let message = format!("{} at every place where a discovery document may lie", failure.message);

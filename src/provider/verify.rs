@@ -1,26 +1,31 @@
 //! IBM Verify (formerly IBM Cloud Identity): the token endpoint of a tenant.
 //!
-//! A tenant has one of three generations of endpoints, or several (Verify documentation, OIDC endpoints). All lie on the tenant's own host;
-//! which one answers is found out once and remembered.
+//! A tenant has one of three generations of endpoints, or several (Verify documentation, OIDC endpoints). Its discovery document tells which;
+//! where there is none, they are tried in turn, and the one that answers is remembered. All lie on the tenant's own host: a document that names
+//! another one is not followed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Method;
+use tokio::time::Instant;
 use url::Url;
 
 use super::{
     Caller, Standing, Tenant, TokenIssuer,
     http::{Body, DEADLINE, Request},
     oauth::{self, ClientAuthentication, TokenCall},
+    oidc::{self, DISCOVERED_FOR, Document},
 };
-use crate::model::{ClientCredential, ExposeSecret, Failure, IssuedToken, TokenRequest};
+use crate::{
+    model::{Class, ClientCredential, ExposeSecret, Failure, IssuedToken, TokenRequest},
+    reasons::Reason,
+};
 
-/// Issuer and token endpoint of each generation, the current one first.
-const GENERATIONS: [(&str, &str); 3] = [
-    ("/oauth2", "/oauth2/token"),
-    ("/oidc/endpoint/default", "/oidc/endpoint/default/token"),
-    ("/oidc/endpoint/default", "/v1.0/endpoint/default/token"),
-];
+const DOING: &str = "getting a token from Verify";
+
+/// Issuer and path of each generation, the current one first: below it lie the token endpoint and the discovery document.
+const GENERATIONS: [(&str, &str); 3] =
+    [("/oauth2", "/oauth2"), ("/oidc/endpoint/default", "/oidc/endpoint/default"), ("/oidc/endpoint/default", "/v1.0/endpoint/default")];
 
 /// One tenant.
 #[derive(Debug)]
@@ -31,13 +36,22 @@ pub struct Verify {
     client: ClientCredential,
     /// Which generation answered last.
     generation: AtomicUsize,
+    /// What the discovery document said, and when; `None` inside: the tenant has none that can be used.
+    discovered: tokio::sync::Mutex<Option<(Instant, Option<Endpoint>)>>,
+}
+
+/// Where tokens come from.
+#[derive(Clone, Debug)]
+struct Endpoint {
+    issuer: String,
+    token: Url,
 }
 
 impl Verify {
     /// The tenant at `origin`, with its API client.
     #[must_use]
     pub fn new(tenant: Tenant, origin: Url, authentication: ClientAuthentication, client: ClientCredential) -> Self {
-        Self { tenant, origin, authentication, client, generation: AtomicUsize::new(0) }
+        Self { tenant, origin, authentication, client, generation: AtomicUsize::new(0), discovered: tokio::sync::Mutex::default() }
     }
 
     /// The tenant's HTTP side.
@@ -80,40 +94,73 @@ impl Verify {
         url.set_path(path);
         url
     }
+
+    /// What the discovery document says. Whatever goes wrong with it, the known endpoints are still there to be tried.
+    async fn discovered(&self, caller: &Caller) -> Option<Endpoint> {
+        let mut discovered = self.discovered.lock().await;
+        if let Some((_, endpoint)) = discovered.as_ref().filter(|(at, _)| at.elapsed() < DISCOVERED_FOR) {
+            return endpoint.clone();
+        }
+        for (_, path) in GENERATIONS {
+            let url = self.at(&format!("{path}/.well-known/openid-configuration"));
+            match oidc::document(&self.tenant, caller, "verify.discovery", url).await {
+                Ok(Ok(document)) => {
+                    let endpoint = self.endpoint_of(document);
+                    *discovered = Some((Instant::now(), endpoint.clone()));
+                    return endpoint;
+                }
+                Ok(Err(_)) => {}
+                // It may be there the next time.
+                Err(_) => return None,
+            }
+        }
+        *discovered = Some((Instant::now(), None));
+        None
+    }
+
+    fn endpoint_of(&self, document: Document) -> Option<Endpoint> {
+        let token = Url::parse(&document.token_endpoint?).ok()?;
+        let is_plain = token.username().is_empty() && token.password().is_none() && token.query().is_none() && token.fragment().is_none();
+        (is_plain && token.origin() == self.origin.origin()).then_some(Endpoint { issuer: document.issuer, token })
+    }
+
+    async fn ask(&self, caller: &Caller, request: &TokenRequest, endpoint: &Endpoint) -> Result<IssuedToken, Failure> {
+        let call = TokenCall {
+            doing: DOING,
+            operation: "verify.token",
+            endpoint: endpoint.token.clone(),
+            authentication: self.authentication,
+            issuer: &endpoint.issuer,
+            request,
+        };
+        oauth::ask(&self.tenant, caller, call).await
+    }
 }
 
 impl TokenIssuer for Verify {
     async fn issue(&self, caller: &Caller, request: &TokenRequest) -> Result<IssuedToken, Failure> {
+        // Only that says that the tenant has no such endpoint.
+        let is_missing = |failure: &Failure| failure.status == Some(404);
+        if let Some(endpoint) = self.discovered(caller).await {
+            match self.ask(caller, request, &endpoint).await {
+                Err(failure) if is_missing(&failure) => *self.discovered.lock().await = None,
+                result => return result,
+            }
+        }
         let first = self.generation.load(Ordering::Relaxed);
         let mut missing = None;
         for step in 0..GENERATIONS.len() {
             let generation = (first + step) % GENERATIONS.len();
             let (issuer, path) = GENERATIONS[generation];
-            let issuer = self.at(issuer);
-            let call = TokenCall {
-                doing: "getting a token from Verify",
-                operation: "verify.token",
-                endpoint: self.at(path),
-                authentication: self.authentication,
-                issuer: issuer.as_str(),
-                request,
-            };
-            match oauth::ask(&self.tenant, caller, call).await {
-                // Only that says that the tenant has no such generation.
-                Err(failure) if failure.status == Some(404) => missing = missing.or(Some(failure)),
+            let endpoint = Endpoint { issuer: self.at(issuer).into(), token: self.at(&format!("{path}/token")) };
+            match self.ask(caller, request, &endpoint).await {
+                Err(failure) if is_missing(&failure) => missing = missing.or(Some(failure)),
                 result => {
                     self.generation.store(generation, Ordering::Relaxed);
                     return result;
                 }
             }
         }
-        Err(missing.unwrap_or_else(|| {
-            Failure::new(
-                "getting a token from Verify",
-                crate::model::Class::Rejected,
-                crate::reasons::Reason::TenantNotFound,
-                "no endpoint answers",
-            )
-        }))
+        Err(missing.unwrap_or_else(|| Failure::new(DOING, Class::Rejected, Reason::TenantNotFound, "no endpoint answers")))
     }
 }

@@ -2,7 +2,7 @@
 
 use identity_simulator::{
     Action, OAuthClientSeed, OidcServerSeed, OidcSettings, Rule, SecureAuthUserSeed, Switches, VERIFY, VerificationKey, When,
-    switches::{SecureAuthTokenMethod, VerifyGenerations},
+    switches::{SecureAuthTokenMethod, VerifyDiscoveredEndpoints, VerifyGenerations},
 };
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -49,9 +49,10 @@ async fn published(stage: &Stage, name: &str) -> String {
     stage.secret_values(name).await.expect("the Secret is there")["token"].clone()
 }
 
-/// Verify: the token lists applications.
+/// Verify: the token lists applications. Its discovery document tells where tokens come from; where it leads nowhere, they come all the same.
 #[tokio::test]
 async fn a_token_of_verify_lists_applications_whichever_generation_of_endpoints_the_tenant_has() {
+    use VerifyDiscoveredEndpoints::{OpenId, Own};
     let stage = Stage::new("verify").await;
     let client = OAuthClientSeed {
         client_id: "machine".into(),
@@ -63,8 +64,17 @@ async fn a_token_of_verify_lists_applications_whichever_generation_of_endpoints_
     stage.secret("pair", &[("clientId", "machine"), ("clientSecret", SECRET)]).await;
     let _operator = stage.operator().await;
     let url = &stage.simulator.urls().verify;
-    for (index, generations) in [VerifyGenerations::default(), VerifyGenerations::Oldest].into_iter().enumerate() {
-        stage.control.set_switches(&Switches { verify_generations: generations, ..Switches::default() }).await.expect("set");
+    for (index, (generations, endpoints, path)) in [
+        (VerifyGenerations::default(), Own, "/oauth2/token"),
+        (VerifyGenerations::default(), OpenId, "/oidc/endpoint/default/token"),
+        (VerifyGenerations::Oldest, Own, "/v1.0/endpoint/default/token"),
+        (VerifyGenerations::Oldest, OpenId, "/v1.0/endpoint/default/token"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let switches = Switches { verify_generations: generations, verify_discovered_endpoints: endpoints, ..Switches::default() };
+        stage.control.set_switches(&switches).await.expect("set");
         for (way, authentication) in [("post", json!(null)), ("basic", json!({ "method": "ClientSecretBasic" }))] {
             let name = format!("{way}-{index}");
             let mut verify = json!({ "url": url, "credentials": pair() });
@@ -79,6 +89,7 @@ async fn a_token_of_verify_lists_applications_whichever_generation_of_endpoints_
             let answer = stage.http().get(format!("{url}/v1.0/applications")).bearer_auth(token).send().await.expect("an answer");
             assert_eq!(answer.status(), 200, "{name}");
             stage.ready_provider(&name).await;
+            assert_eq!(stage.control.last_token_request(VERIFY, "machine").await.expect("a request").path, path, "{name}");
         }
     }
 }
