@@ -30,18 +30,66 @@ pub enum Layout {
     Unknown,
 }
 
+/// What holds for the Secret of every kind. Stated here, rule and message, because a flattened struct would lose its rules.
+pub(super) mod rules {
+    macro_rules! are_names {
+        ($field:literal) => {
+            (
+                concat!(
+                    "!has(self.",
+                    $field,
+                    ") || self.",
+                    $field,
+                    ".all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))"
+                ),
+                concat!(
+                    "a key of ",
+                    $field,
+                    " is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"
+                ),
+            )
+        };
+    }
+
+    macro_rules! are_free {
+        ($field:literal) => {
+            (
+                concat!("!has(self.", $field, ") || self.", $field, ".all(k, !k.startsWith('cloudidentity.dev/'))"),
+                concat!($field, " under cloudidentity.dev/ belong to the operator"),
+            )
+        };
+    }
+
+    pub(in crate::api) const NAME_STAYS: (&str, &str) = (
+        "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)",
+        "secret.name is immutable: delete and create the object to publish elsewhere",
+    );
+    pub(in crate::api) const NEW_NAMES_DIFFER: (&str, &str) = (
+        "!has(self.keys) || self.keys.all(k, self.keys.exists_one(other, self.keys[other] == self.keys[k]))",
+        "two keys may not be renamed to the same name",
+    );
+    pub(in crate::api) const NEW_NAMES_ARE_KEYS: (&str, &str) = (
+        "!has(self.keys) || self.keys.all(k, self.keys[k] != '.' && !self.keys[k].startsWith('..'))",
+        "a key of a Secret is not . and does not begin with ..",
+    );
+    pub(in crate::api) const LABELS_ARE_NAMES: (&str, &str) = are_names!("labels");
+    pub(in crate::api) const LABELS_ARE_FREE: (&str, &str) = are_free!("labels");
+    pub(in crate::api) const ANNOTATIONS_ARE_NAMES: (&str, &str) = are_names!("annotations");
+    pub(in crate::api) const ANNOTATIONS_ARE_FREE: (&str, &str) = are_free!("annotations");
+}
+
 /// Where the credential is published.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)", "secret.name is immutable: delete and create the object to publish elsewhere"),
+    validation = rules::NAME_STAYS,
     validation = ("self.layout != 'Spring' || has(self.registrationId)", "layout Spring needs secret.registrationId"),
-    validation = ("!has(self.keys) || self.keys.all(k, self.keys.exists_one(other, self.keys[other] == self.keys[k]))", "two keys may not be renamed to the same name"),
-    validation = ("!has(self.keys) || self.keys.all(k, self.keys[k] != '.' && !self.keys[k].startsWith('..'))", "a key of a Secret is not . and does not begin with .."),
-    validation = ("!has(self.labels) || self.labels.all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))", "a key of labels is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"),
-    validation = ("!has(self.labels) || self.labels.all(k, !k.startsWith('cloudidentity.dev/'))", "labels under cloudidentity.dev/ belong to the operator"),
-    validation = ("!has(self.annotations) || self.annotations.all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))", "a key of annotations is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"),
-    validation = ("!has(self.annotations) || self.annotations.all(k, !k.startsWith('cloudidentity.dev/'))", "annotations under cloudidentity.dev/ belong to the operator"),
+    validation = rules::NEW_NAMES_DIFFER,
+    validation = rules::NEW_NAMES_ARE_KEYS,
+    validation = rules::LABELS_ARE_NAMES,
+    validation = rules::LABELS_ARE_FREE,
+    validation = rules::ANNOTATIONS_ARE_NAMES,
+    validation = rules::ANNOTATIONS_ARE_FREE,
 )]
 pub struct SecretSpec {
     /// Name of the Secret. Default: the object's name. Immutable.

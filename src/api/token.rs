@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Condition, LocalReference, ObjectVersion, PairKeys, ProviderReference, ProviderVersion, SecretVersion, Span,
-    secret::{annotation_values, key_names, label_values},
+    secret::{annotation_values, key_names, label_values, rules},
 };
 
 /// What a token is asked for with.
@@ -204,15 +204,15 @@ pub enum TokenLayout {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)", "secret.name is immutable: delete and create the object to publish elsewhere"),
+    validation = rules::NAME_STAYS,
     validation = ("(self.layout == 'IbmSdk') == has(self.service)", "secret.service goes with layout IbmSdk"),
     validation = ("!has(self.serviceUrl) || has(self.service)", "secret.serviceUrl goes with layout IbmSdk"),
-    validation = ("!has(self.keys) || self.keys.all(k, !self.keys.exists(other, other != k && self.keys[other] == self.keys[k]))", "two keys may not be renamed to the same name"),
-    validation = ("!has(self.keys) || self.keys.all(k, self.keys[k] != '.' && !self.keys[k].startsWith('..'))", "a key of a Secret is not . and does not begin with .."),
-    validation = ("!has(self.labels) || self.labels.all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))", "a key of labels is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"),
-    validation = ("!has(self.labels) || self.labels.all(k, !k.startsWith('cloudidentity.dev/'))", "labels under cloudidentity.dev/ belong to the operator"),
-    validation = ("!has(self.annotations) || self.annotations.all(k, size(k) <= 317 && k.matches('^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))", "a key of annotations is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/"),
-    validation = ("!has(self.annotations) || self.annotations.all(k, !k.startsWith('cloudidentity.dev/'))", "annotations under cloudidentity.dev/ belong to the operator"),
+    validation = rules::NEW_NAMES_DIFFER,
+    validation = rules::NEW_NAMES_ARE_KEYS,
+    validation = rules::LABELS_ARE_NAMES,
+    validation = rules::LABELS_ARE_FREE,
+    validation = rules::ANNOTATIONS_ARE_NAMES,
+    validation = rules::ANNOTATIONS_ARE_FREE,
 )]
 pub struct TokenSecretSpec {
     /// Name of the Secret. Default: the object's name. Immutable.
