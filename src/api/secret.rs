@@ -72,6 +72,14 @@ pub(super) mod rules {
         "!has(self.keys) || self.keys.all(k, self.keys[k] != '.' && !self.keys[k].startsWith('..'))",
         "a key of a Secret is not . and does not begin with ..",
     );
+    pub(in crate::api) const TEMPLATES_ARE_KEYS: (&str, &str) = (
+        "!has(self.template) || self.template.all(k, size(k) <= 253 && k.matches('^[-._a-zA-Z0-9]+$') && k != '.' && !k.startsWith('..'))",
+        "a key of template is a key of a Secret: at most 253 letters, digits, -, _ and ., neither . nor beginning with ..",
+    );
+    pub(in crate::api) const TEMPLATES_ARE_NEW: (&str, &str) = (
+        "!has(self.template) || !has(self.keys) || self.template.all(k, !(k in self.keys) && !self.keys.exists(old, self.keys[old] == k))",
+        "a key of template may not be a key of the layout, neither under its old name nor under its new one",
+    );
     pub(in crate::api) const LABELS_ARE_NAMES: (&str, &str) = are_names!("labels");
     pub(in crate::api) const LABELS_ARE_FREE: (&str, &str) = are_free!("labels");
     pub(in crate::api) const ANNOTATIONS_ARE_NAMES: (&str, &str) = are_names!("annotations");
@@ -86,6 +94,8 @@ pub(super) mod rules {
     validation = ("self.layout != 'Spring' || has(self.registrationId)", "layout Spring needs secret.registrationId"),
     validation = rules::NEW_NAMES_DIFFER,
     validation = rules::NEW_NAMES_ARE_KEYS,
+    validation = rules::TEMPLATES_ARE_KEYS,
+    validation = rules::TEMPLATES_ARE_NEW,
     validation = rules::LABELS_ARE_NAMES,
     validation = rules::LABELS_ARE_FREE,
     validation = rules::ANNOTATIONS_ARE_NAMES,
@@ -104,6 +114,13 @@ pub struct SecretSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "key_names")]
     pub keys: BTreeMap<String, String>,
+    /// Further keys that you word yourself: `key in the Secret: text` in Jinja's language, at most 16 of 8192 characters. A text names the keys of
+    /// the layout as they are called before `keys` renames them (`{{ clientId }}`, or `{{ values["KEY"] }}` where a key is no name), and
+    /// `metadata.name` and `metadata.namespace`. It can read nothing else; a name that is not there is a mistake, which `Ready` tells before
+    /// anything is asked of the service. What a text makes is at most 64 KiB long. docs/secret-layouts.md tells more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "template_texts")]
+    pub template: BTreeMap<String, String>,
     /// Labels for the Secret, at most 64. The prefix `cloudidentity.dev/` is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_values")]
@@ -128,6 +145,10 @@ fn map_of(value: serde_json::Value, entries: u32) -> schemars::Schema {
 
 pub(super) fn key_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     map_of(serde_json::json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$" }), 32)
+}
+
+pub(super) fn template_texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    map_of(serde_json::json!({ "type": "string", "maxLength": 8192 }), 16)
 }
 
 pub(super) fn label_values(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

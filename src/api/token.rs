@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Condition, LocalReference, ObjectVersion, PairKeys, ProviderReference, ProviderVersion, SecretVersion, Span,
-    secret::{annotation_values, key_names, label_values, rules},
+    secret::{annotation_values, key_names, label_values, rules, template_texts},
 };
 
 /// What a token is asked for with.
@@ -209,6 +209,8 @@ pub enum TokenLayout {
     validation = ("!has(self.serviceUrl) || has(self.service)", "secret.serviceUrl goes with layout IbmSdk"),
     validation = rules::NEW_NAMES_DIFFER,
     validation = rules::NEW_NAMES_ARE_KEYS,
+    validation = rules::TEMPLATES_ARE_KEYS,
+    validation = rules::TEMPLATES_ARE_NEW,
     validation = rules::LABELS_ARE_NAMES,
     validation = rules::LABELS_ARE_FREE,
     validation = rules::ANNOTATIONS_ARE_NAMES,
@@ -226,6 +228,14 @@ pub struct TokenSecretSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "key_names")]
     pub keys: BTreeMap<String, String>,
+    /// Further keys that you word yourself: `key in the Secret: text` in Jinja's language, at most 16 of 8192 characters. A text names the keys of
+    /// the layout as they are called before `keys` renames them (`{{ token }}`, or `{{ values["KEY"] }}` where a key is no name), and
+    /// `metadata.name` and `metadata.namespace`. It can read nothing else; a name that is not there is a mistake, which `Ready` tells before
+    /// anything is asked of the service. What a text makes is at most 64 KiB long, and it
+    /// follows every new token. Where the service tells no lifetime, `expires_at` is empty. docs/secret-layouts.md tells more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "template_texts")]
+    pub template: BTreeMap<String, String>,
     /// Labels for the Secret, at most 64. The prefix `cloudidentity.dev/` is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_values")]

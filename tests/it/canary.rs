@@ -167,8 +167,18 @@ async fn stories_of_tokens(stage: &Stage, secret: &str) {
     stage.token("good", json!({ "providerRef": { "name": IAM } })).await;
     stage.token("sdk", json!({ "providerRef": { "name": IAM }, "secret": { "layout": "IbmSdk", "service": "kms" } })).await;
     stage.token("client", json!({ "clientRef": { "name": "plain" } })).await;
-    for name in ["good", "sdk", "client"] {
+    let texts = json!({ "header": "{{ authorization }}", "basic": "{{ ('x:' ~ token)|b64encode }}", "json": "{{ token|tojson }}" });
+    stage.token("template", json!({ "providerRef": { "name": IAM }, "secret": { "template": texts } })).await;
+    for name in ["good", "sdk", "client", "template"] {
         stage.token_ready(name).await;
+    }
+    // What goes wrong with the real values only, in words that the engine would fill with them.
+    for (name, text) in
+        [("number", "{{ token|indent(token) }}"), ("lookup", "{{ values[token] }}"), ("work", "{{ token|indent(99999999, true) }}")]
+    {
+        let text = format!("{{% if token is startingwith('ey') %}}{text}{{% endif %}}");
+        stage.token(name, json!({ "providerRef": { "name": IAM }, "secret": { "template": { "file": text } } })).await;
+        stage.token_reason(name, "InvalidSpec").await;
     }
     stage.secret("who", &[("username", "cafec0de-user"), ("password", "cafec0de-password")]).await;
     let of_a_user =
@@ -212,6 +222,14 @@ async fn no_secret_leaks(format: &str) {
         let spec = json!({ "scopes": ["read"], "roles": ["shopper"], "redirectUris": ["https://shop.example.com/"], "secret": { "layout": layout } });
         stage.application(name, spec).await;
         stage.ready(name).await;
+    }
+    let by_value = "{% if secret != 'client-secret' %}{{ secret|indent(secret) }}{{ values[secret] }}{% endif %}";
+    for (name, text, reason) in [("file", "{{ secret }}{{ secret|b64encode }}", None), ("wrong", by_value, Some("InvalidSpec"))] {
+        stage.application(name, json!({ "secret": { "template": { "file": text } } })).await;
+        match reason {
+            Some(reason) => drop(stage.reason(name, reason).await),
+            None => drop(stage.ready(name).await),
+        }
     }
     stage.patch_application("plain", json!({ "displayName": "renamed" })).await.expect("accepted");
     stage.ready("plain").await;

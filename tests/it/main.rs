@@ -24,5 +24,6 @@ mod secrets;
 mod services;
 mod surface;
 mod switches;
+mod templates;
 mod tokens;
 mod traps;

@@ -7,7 +7,7 @@ use std::{
 
 use cloud_identity_operator::{
     model::ApplicationKind,
-    plan::layout::{Layout, Shape, keys, token},
+    plan::layout::{Layout, Shape, Templates, keys, token},
 };
 use identity_simulator::{Action, Rule, When};
 use k8s_openapi::api::{
@@ -501,6 +501,7 @@ fn shape(layout: &str, kind: &str) -> Shape {
         redirect_uri: None,
         registration_id: (layout == "Spring").then(|| "SHOP".to_owned()),
         scopes: BTreeSet::new(),
+        templates: Templates::default(),
     }
 }
 
@@ -527,7 +528,13 @@ fn the_keys_of_every_layout_are_those_of_the_golden_file() {
         }
     }
     for layout in [token::Layout::BearerToken, token::Layout::IbmSdk { service: "KMS".into(), url: None }] {
-        let shape = token::Shape { layout: layout.clone(), renamed: Default::default(), has_expiry: false, identity_token: false };
+        let shape = token::Shape {
+            layout: layout.clone(),
+            renamed: Default::default(),
+            has_expiry: false,
+            identity_token: false,
+            templates: Templates::default(),
+        };
         let url = match &layout {
             token::Layout::IbmSdk { service, .. } => {
                 token::Layout::IbmSdk { service: service.clone(), url: Some("https://kms.example.com".into()) }

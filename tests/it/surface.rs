@@ -233,6 +233,32 @@ fn applications() -> Vec<Row> {
         ),
         app(secret(json!({ "name": "a..b" })), "spec.secret.name", secret(json!({ "name": "a.b" }))),
         app(
+            secret(json!({ "template": { "not a key": "x" } })),
+            "a key of template is a key of a Secret: at most 253 letters, digits, -, _ and ., neither . nor beginning with ..",
+            secret(json!({ "template": { "A_KEY.conf": "x" } })),
+        ),
+        app(
+            secret(json!({ "template": { "..": "x" } })),
+            "a key of template is a key of a Secret",
+            secret(json!({ "template": { "a..b": "x" } })),
+        ),
+        app(
+            secret(json!({ "keys": { "clientId": "ID" }, "template": { "ID": "x" } })),
+            "a key of template may not be a key of the layout, neither under its old name nor under its new one",
+            secret(json!({ "keys": { "clientId": "ID" }, "template": { "IDS": "x" } })),
+        ),
+        app(
+            secret(json!({ "keys": { "clientId": "ID" }, "template": { "clientId": "x" } })),
+            "a key of template may not be a key of the layout",
+            secret(json!({ "keys": { "clientId": "ID" }, "template": { "clientid": "x" } })),
+        ),
+        app(secret(json!({ "template": map(17) })), "must have at most 16 items", secret(json!({ "template": map(16) }))),
+        app(
+            secret(json!({ "template": { "file": "x".repeat(8193) } })),
+            "may not be more than 8192",
+            secret(json!({ "template": { "file": "x".repeat(8192) } })),
+        ),
+        app(
             secret(json!({ "labels": { "a key": "x" } })),
             "a key of labels is a name of at most 63 letters, digits, -, _ and ., with an optional prefix like example.com/",
             secret(json!({ "labels": { "example.com/a-key": "x" } })),
@@ -525,6 +551,16 @@ fn tokens() -> Vec<Row> {
             secret(json!({ "identityToken": true })),
             "secret.identityToken goes with the grants Password and JwtBearer: a machine has no ID token",
             json!({ "secret": { "identityToken": true }, "grant": user }),
+        ),
+        token(
+            secret(json!({ "template": { "not a key": "x" } })),
+            "a key of template is a key of a Secret",
+            secret(json!({ "template": { "curlrc": "{{ token }}" } })),
+        ),
+        token(
+            secret(json!({ "keys": { "token": "bearer" }, "template": { "bearer": "x" } })),
+            "a key of template may not be a key of the layout",
+            secret(json!({ "keys": { "token": "bearer" }, "template": { "header": "x" } })),
         ),
         token(json!({ "interval": "5m" }), r#"unknown field "spec.interval""#, json!({})),
     ]

@@ -13,11 +13,12 @@ use super::super::{
 use super::{KIND, Pass, spec::was_published, survey::Survey};
 use crate::{
     api::{AppIdApplication, ObjectVersion, mark},
-    model::{Application, ApplicationKind, ClientId, Failure, SecretText, TenantIdentity},
+    model::{Application, ApplicationKind, Class, ClientId, Failure, SecretText, TenantIdentity},
     plan::{
+        Problem,
         application::{Outcome, SecretView, Sight},
         field_ownership::AppliedFields,
-        layout::{self, Credential, Layout, Shape},
+        layout::{self, Credential, Layout, Shape, Templates},
     },
     reasons::Reason,
 };
@@ -160,7 +161,13 @@ impl Pass {
         } else {
             annotations.insert(mark::RETAINED_FROM.to_owned(), self.subject.path());
         }
-        Ok(SecretContent { data: layout::render(&self.shape, &credential), labels, annotations, owned })
+        let data = match layout::render(&self.shape, &credential) {
+            // Nobody mends a spec that goes: what is kept then is the credential, without what cannot be filled in.
+            Err(_) if !owned => layout::render(&Shape { templates: Templates::default(), ..self.shape.clone() }, &credential),
+            data => data,
+        };
+        let refused = |problem: Problem| Failure::new("publishing the Secret", Class::Rejected, problem.reason, problem.message);
+        Ok(SecretContent { data: data.map_err(refused)?, labels, annotations, owned })
     }
 
     pub(super) async fn publish(&mut self) -> Result<Result<Outcome, Failure>, Abort> {

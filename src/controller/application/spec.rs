@@ -18,7 +18,7 @@ use crate::{
     plan::{
         Problem,
         application::{Added, Claim, Recorded},
-        layout::{self, Layout, Shape},
+        layout::{self, Layout, Shape, Templates},
     },
     provider::Urgency,
     reasons::Reason,
@@ -157,6 +157,7 @@ pub fn shape_of(object: &AppIdApplication) -> Shape {
         redirect_uri: secret.redirect_uri.as_ref().or(only).map(|uri| uri.0.clone()),
         registration_id: secret.registration_id.as_ref().map(|id| id.to_uppercase()),
         scopes: spec.scopes.iter().flatten().map(|scope| scope.0.clone()).collect(),
+        templates: Templates { texts: secret.template.clone(), name: object.name_any(), namespace: object.namespace().unwrap_or_default() },
     }
 }
 

@@ -113,7 +113,10 @@ impl Pass {
             expires_at: expires_at.map(super::super::report::whole_seconds),
             identity_token: issued.identity_token.clone(),
         };
-        let data = layout::render(&shape, &token);
+        let data = match layout::render(&shape, &token) {
+            Ok(data) => data,
+            Err(problem) => return Ok(Err(Failure::new("publishing the token", Class::Rejected, problem.reason, problem.message))),
+        };
         if let Err(failure) = fits(&data) {
             return Ok(Err(failure));
         }

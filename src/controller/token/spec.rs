@@ -13,7 +13,10 @@ use crate::{
     api::{AccessToken, ClientKind, ClientReference, GrantType, Span, TokenLayout},
     plan::{
         Problem,
-        layout::token::{self as layout, Layout, Shape},
+        layout::{
+            Templates,
+            token::{self as layout, Layout, Shape},
+        },
         schedule::Policy,
     },
     reasons::Reason,
@@ -118,6 +121,7 @@ pub(super) fn shape_of(object: &AccessToken, has_expiry: bool) -> Shape {
         renamed: secret.keys.clone(),
         has_expiry,
         identity_token: secret.identity_token,
+        templates: Templates { texts: secret.template.clone(), name: object.name_any(), namespace: object.namespace().unwrap_or_default() },
     }
 }
 
@@ -158,8 +162,8 @@ pub(super) fn flaw(object: &AccessToken) -> Option<Problem> {
             let message = "with a refresh token the Secret's name may have 247 characters: set secret.name, or a shorter metadata.name";
             Some(Problem::new(Reason::InvalidSpec, message))
         }
-        // Only a renamed key can be wrong, and this is asked of every object that anybody touches.
-        None if spec.secret.keys.is_empty() => None,
+        // Only a renamed key or a template can be wrong, and this is asked of every object that anybody touches.
+        None if spec.secret.keys.is_empty() && spec.secret.template.is_empty() => None,
         None => layout::flaw(&shape_of(object, true)),
     }
 }

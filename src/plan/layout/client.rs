@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{super::Problem, flaw_of_names, mark_of};
+use super::{super::Problem, Templates, flaw_of_names, mark_of};
 use crate::{
     model::{ApplicationKind, ExposeSecret, SecretText},
     reasons::Reason,
@@ -51,6 +51,8 @@ pub struct Shape {
     pub registration_id: Option<String>,
     /// Scopes, for layouts that list them.
     pub scopes: BTreeSet<String>,
+    /// Keys that the owner words.
+    pub templates: Templates,
 }
 
 /// What goes into a Secret.
@@ -76,10 +78,10 @@ impl Credential {
     }
 }
 
-/// The keys that a Secret of this shape has, after renaming.
+/// The keys that a Secret of this shape has, after renaming, those of templates among them.
 #[must_use]
 pub fn keys(shape: &Shape) -> BTreeSet<String> {
-    layout_keys(shape).into_iter().map(|key| renamed(shape, key)).collect()
+    layout_keys(shape).into_iter().map(|key| renamed(shape, key)).chain(shape.templates.keys()).collect()
 }
 
 /// A mark that differs when anything in the Secret but the credential differs: names of keys, values from the spec, labels, annotations, address.
@@ -89,22 +91,37 @@ pub fn keys(shape: &Shape) -> BTreeSet<String> {
 /// Field ownership tells that nobody changed what was written; this tells that what was written is what is wanted now.
 #[must_use]
 pub fn mark(shape: &Shape, origin: &str, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {
-    mark_of(render(shape, &placeholder(shape, origin)), labels, annotations)
+    mark_of(of_the_layout(shape, &values(shape, &placeholder(shape, origin))), &shape.templates, labels, annotations)
 }
 
-/// A rename of a key that the layout does not have, or a layout that the client cannot fill.
+/// A rename of a key that the layout does not have, a layout that the client cannot fill, or a template that nobody can.
 #[must_use]
 pub fn flaw(shape: &Shape) -> Option<Problem> {
     if shape.kind == ApplicationKind::SinglePageApp && shape.layout.needs_secret() {
         return Some(Problem::new(Reason::InvalidSpec, "this layout needs a client secret, which a SinglePageApp does not have"));
     }
-    flaw_of_names(&layout_keys(shape), &shape.renamed)
+    flaw_of_names(&layout_keys(shape), &shape.renamed).or_else(|| {
+        // What the spec leaves out now is known all the same: a template may ask whether it is there.
+        let some = |text: &str| Some(text.to_owned());
+        let widest = Shape { redirect_uri: some("uri"), scopes: BTreeSet::from(["scope".to_owned()]), ..shape.clone() };
+        shape.templates.flaw(&layout_keys(&widest), &shape.renamed, &values(shape, &specimen(shape)))
+    })
 }
 
 /// The Secret's data.
-#[must_use]
-pub fn render(shape: &Shape, credential: &Credential) -> BTreeMap<String, SecretText> {
-    values(shape, credential).into_iter().map(|(key, value)| (renamed(shape, key), value)).collect()
+///
+/// # Errors
+///
+/// When a template cannot be filled in with these very values.
+pub fn render(shape: &Shape, credential: &Credential) -> Result<BTreeMap<String, SecretText>, Problem> {
+    let values = values(shape, credential);
+    let made = shape.templates.render(&values)?;
+    Ok(of_the_layout(shape, &values).into_iter().chain(made).collect())
+}
+
+/// The Secret's data without what templates make.
+fn of_the_layout(shape: &Shape, values: &BTreeMap<String, SecretText>) -> BTreeMap<String, SecretText> {
+    values.iter().map(|(key, value)| (renamed(shape, key.clone()), value.clone())).collect()
 }
 
 /// The client secret that a Secret of this shape holds, if it holds one.
@@ -149,6 +166,18 @@ fn placeholder(shape: &Shape, origin: &str) -> Credential {
         tenant_id: String::new(),
         origin: origin.to_owned(),
         cookie_secret: Some(SecretText::from(String::new())),
+    }
+}
+
+/// A credential that looks like one, to try templates with.
+fn specimen(shape: &Shape) -> Credential {
+    let has_secret = shape.kind == ApplicationKind::RegularWebApp;
+    Credential {
+        client_id: "client-id".into(),
+        secret: has_secret.then(|| "client-secret".into()),
+        tenant_id: "tenant-id".into(),
+        origin: "https://appid.example.com".into(),
+        cookie_secret: Some("cookie-secret".into()),
     }
 }
 
@@ -252,7 +281,13 @@ mod tests {
             redirect_uri: Some("https://shop.example/cb".into()),
             registration_id: Some("SHOP".into()),
             scopes: BTreeSet::from(["read".to_owned()]),
+            templates: Templates::default(),
         }
+    }
+
+    fn with_template(shape: &Shape, text: &str) -> Shape {
+        let texts = [("file".to_owned(), text.to_owned())].into();
+        Shape { templates: Templates { texts, ..Templates::default() }, ..shape.clone() }
     }
 
     fn mark_of(shape: &Shape) -> String {
@@ -270,5 +305,34 @@ mod tests {
         assert_ne!(mark_of(&base), mark_of(&Shape { renamed: [("secret".to_owned(), "pw".to_owned())].into(), ..base.clone() }));
         assert_ne!(mark_of(&base), mark(&base, "https://other", &BTreeMap::new(), &BTreeMap::new()));
         assert_ne!(mark_of(&base), mark(&base, "https://host", &[("a".to_owned(), "b".to_owned())].into(), &BTreeMap::new()));
+    }
+
+    #[test]
+    fn a_template_is_part_of_the_secret_and_of_its_mark() {
+        let renamed = Shape { renamed: [("clientId".to_owned(), "ID".to_owned())].into(), ..shape(Layout::AppId) };
+        let base = with_template(&renamed, "{{ clientId }}:{{ secret }}");
+        assert!(keys(&base).contains("file") && flaw(&base).is_none());
+        let data = render(&base, &specimen(&base)).unwrap_or_else(|problem| panic!("{}", problem.message));
+        assert_eq!(data["file"].expose_secret(), "client-id:client-secret", "by the names of the layout, whatever they are called now");
+        assert_eq!(data.into_keys().collect::<BTreeSet<_>>(), keys(&base));
+        assert_ne!(
+            mark_of(&base),
+            mark_of(&with_template(&renamed, "{{ secret }}:{{ clientId }}")),
+            "with placeholders they look the same"
+        );
+        assert_ne!(mark_of(&base), mark_of(&renamed));
+    }
+
+    #[test]
+    fn a_template_may_ask_for_what_the_spec_leaves_out_and_may_not_need_it() {
+        let without = Shape { redirect_uri: None, ..shape(Layout::AppId) };
+        assert!(flaw(&with_template(&without, "{% if redirectUri is defined %}{{ redirectUri }}{% endif %}")).is_none());
+        assert!(flaw(&with_template(&without, "{{ redirectUri }}")).is_some());
+        assert!(flaw(&with_template(&shape(Layout::AppId), "{{ redirectUri }}")).is_none());
+        let public = Shape { kind: ApplicationKind::SinglePageApp, ..shape(Layout::AppId) };
+        let said = flaw(&with_template(&public, "{{ secret }}")).map(|problem| problem.message).unwrap_or_default();
+        assert!(said.contains(r#"names "secret" in line 1"#), "{said}");
+        assert!(flaw(&with_template(&shape(Layout::OAuth2Proxy), "{{ values['cookie-secret'] }}")).is_none());
+        assert!(flaw(&with_template(&shape(Layout::IbmBinding), "{{ binding }}")).is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! Which keys a published Secret has. The keys of a layout are frozen per API version (`tests/golden/layouts.txt`).
 
 mod client;
+mod template;
 pub mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +15,22 @@ use crate::{
 };
 
 pub use client::{Credential, Layout, Shape, flaw, held_cookie_secret, held_secret, keys, mark, render};
+pub use template::Templates;
 
 /// A mark that differs when anything in a Secret but its secrets differs; `values` hold placeholders where secrets would stand.
-fn mark_of(values: BTreeMap<String, SecretText>, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {
+fn mark_of(
+    values: BTreeMap<String, SecretText>,
+    templates: &Templates,
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+) -> String {
     let values: BTreeMap<String, String> = values.into_iter().map(|(key, value)| (key, value.expose_secret().to_owned())).collect();
-    let digest = Sha256::digest(format!("{values:?} {labels:?} {annotations:?}"));
+    let mut all = format!("{values:?} {labels:?} {annotations:?}");
+    if !templates.texts.is_empty() {
+        // The texts, and not what they make: with placeholders two of them may make the same.
+        all.push_str(&format!(" {:?}", templates.texts));
+    }
+    let digest = Sha256::digest(all);
     data_encoding::HEXLOWER.encode(&digest[..12])
 }
 

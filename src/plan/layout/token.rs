@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{super::Problem, flaw_of_names, mark_of};
+use super::{super::Problem, Templates, flaw_of_names, mark_of};
 use crate::model::{ExposeSecret, SecretText};
+
+/// The key that is there only where the service tells the token's end.
+const EXPIRES_AT: &str = "expires_at";
 
 /// A layout, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Shape {
     pub has_expiry: bool,
     /// Whether the ID token is published too.
     pub identity_token: bool,
+    /// Keys that the owner words.
+    pub templates: Templates,
 }
 
 /// What goes into a Secret.
@@ -47,33 +52,56 @@ pub struct Token {
     pub identity_token: Option<SecretText>,
 }
 
-/// The keys that a Secret of this shape has, after renaming.
+/// The keys that a Secret of this shape has, after renaming, those of templates among them.
 #[must_use]
 pub fn keys(shape: &Shape) -> BTreeSet<String> {
-    render(shape, &placeholder()).into_keys().collect()
+    of_the_layout(shape, &values(shape, &placeholder())).into_keys().chain(shape.templates.keys()).collect()
 }
 
 /// A mark that differs when anything in the Secret but the token differs.
 #[must_use]
 pub fn mark(shape: &Shape, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> String {
-    mark_of(render(shape, &placeholder()), labels, annotations)
+    mark_of(of_the_layout(shape, &values(shape, &placeholder())), &shape.templates, labels, annotations)
 }
 
-/// A rename of a key that the layout does not have, or to a name that another key has.
+/// A rename of a key that the layout does not have, or to a name that another key has, or a template that nobody can fill in.
 #[must_use]
 pub fn flaw(shape: &Shape) -> Option<Problem> {
     // Whether the end of a token is known is nobody's choice.
-    let widest = Shape { has_expiry: true, renamed: BTreeMap::new(), ..shape.clone() };
-    flaw_of_names(&keys(&widest), &shape.renamed)
+    let widest = Shape { has_expiry: true, ..shape.clone() };
+    let values = values(&widest, &specimen());
+    let known = values.keys().cloned().collect();
+    flaw_of_names(&known, &shape.renamed).or_else(|| shape.templates.flaw(&known, &shape.renamed, &values))
 }
 
 /// The Secret's data.
-#[must_use]
-pub fn render(shape: &Shape, token: &Token) -> BTreeMap<String, SecretText> {
+///
+/// # Errors
+///
+/// When a template cannot be filled in with this very token.
+pub fn render(shape: &Shape, token: &Token) -> Result<BTreeMap<String, SecretText>, Problem> {
+    let mut values = values(shape, token);
+    let data = of_the_layout(shape, &values);
+    if shape.layout == Layout::BearerToken {
+        // Only the answer tells whether there is an end: what was tried before must not fail afterwards.
+        values.entry(EXPIRES_AT.to_owned()).or_insert_with(|| String::new().into());
+    }
+    let made = shape.templates.render(&values)?;
+    Ok(data.into_iter().chain(made).collect())
+}
+
+/// The Secret's data without what templates make.
+fn of_the_layout(shape: &Shape, values: &BTreeMap<String, SecretText>) -> BTreeMap<String, SecretText> {
+    let renamed = |key: &String| shape.renamed.get(key).unwrap_or(key).clone();
+    values.iter().map(|(key, value)| (renamed(key), value.clone())).collect()
+}
+
+/// The values under the layout's own keys.
+fn values(shape: &Shape, token: &Token) -> BTreeMap<String, SecretText> {
     let text = token.access_token.expose_secret();
     let mut values: BTreeMap<String, SecretText> = BTreeMap::new();
     let mut put = |key: &str, value: SecretText| {
-        values.insert(shape.renamed.get(key).cloned().unwrap_or_else(|| key.to_owned()), value);
+        values.insert(key.to_owned(), value);
     };
     put("token", token.access_token.clone());
     match &shape.layout {
@@ -82,7 +110,7 @@ pub fn render(shape: &Shape, token: &Token) -> BTreeMap<String, SecretText> {
             put("token_type", "Bearer".to_owned().into());
             put("scope", token.scope.clone().into());
             if let Some(at) = token.expires_at.filter(|_| shape.has_expiry) {
-                put("expires_at", at.to_string().into());
+                put(EXPIRES_AT, at.to_string().into());
             }
         }
         Layout::IbmSdk { service, url } => {
@@ -101,6 +129,12 @@ pub fn render(shape: &Shape, token: &Token) -> BTreeMap<String, SecretText> {
     values
 }
 
+/// A token that looks like one, to try templates with.
+fn specimen() -> Token {
+    let token = || SecretText::from("header.payload.signature");
+    Token { access_token: token(), scope: "scope".into(), expires_at: Some(Timestamp::UNIX_EPOCH), identity_token: Some(token()) }
+}
+
 /// A token without any, which serves to learn what a shape looks like.
 fn placeholder() -> Token {
     let nothing = || SecretText::from(String::new());
@@ -112,7 +146,7 @@ mod tests {
     use super::*;
 
     fn shape(layout: Layout) -> Shape {
-        Shape { layout, renamed: BTreeMap::new(), has_expiry: true, identity_token: false }
+        Shape { layout, renamed: BTreeMap::new(), has_expiry: true, identity_token: false, templates: Templates::default() }
     }
 
     fn token() -> Token {
@@ -121,7 +155,8 @@ mod tests {
     }
 
     fn rendered(shape: &Shape) -> Vec<(String, String)> {
-        render(shape, &token()).into_iter().map(|(key, value)| (key, value.expose_secret().to_owned())).collect()
+        let data = render(shape, &token()).unwrap_or_else(|problem| panic!("{}", problem.message));
+        data.into_iter().map(|(key, value)| (key, value.expose_secret().to_owned())).collect()
     }
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -173,5 +208,32 @@ mod tests {
         let unknown_end =
             Shape { has_expiry: false, renamed: [("expires_at".to_owned(), "end".to_owned())].into(), ..shape(Layout::BearerToken) };
         assert!(flaw(&unknown_end).is_none());
+    }
+
+    #[test]
+    fn a_template_sees_the_token_under_the_names_of_the_layout() {
+        let with = |shape: &Shape, text: &str| {
+            let texts = [("file".to_owned(), text.to_owned())].into();
+            Shape { templates: Templates { texts, ..Templates::default() }, ..shape.clone() }
+        };
+        let plain = shape(Layout::BearerToken);
+        let renamed = Shape { renamed: [("token".to_owned(), "bearer".to_owned())].into(), ..plain.clone() };
+        let made = |shape: &Shape| rendered(shape).into_iter().find(|(key, _)| key == "file").map(|(_, text)| text);
+        assert_eq!(made(&with(&renamed, "{{ token }} {{ expires_at }}")).as_deref(), Some("t0 2027-01-15T08:00:00Z"));
+        let unknown_end = with(&Shape { has_expiry: false, ..plain.clone() }, "{{ token }}{% if expires_at %} {{ expires_at }}{% endif %}");
+        assert_eq!((made(&unknown_end).as_deref(), flaw(&unknown_end)), (Some("t0"), None), "an end that nobody tells is empty");
+        assert!(!keys(&unknown_end).contains("expires_at") && keys(&unknown_end).contains("file"));
+        assert!(flaw(&with(&plain, "{{ (token|split('.'))[1] }}")).is_none(), "a token may be taken apart");
+        assert!(flaw(&with(&plain, "{{ id_token }}")).is_some());
+        assert!(flaw(&with(&Shape { identity_token: true, ..plain.clone() }, "{{ id_token }}")).is_none());
+        let sdk = shape(Layout::IbmSdk { service: "KMS".into(), url: None });
+        assert_eq!(made(&with(&sdk, "{{ KMS_BEARER_TOKEN }}")).as_deref(), Some("t0"));
+        assert!(flaw(&with(&sdk, "{{ expires_at }}")).is_some(), "the layout has no such key");
+        // With these very values it goes wrong, and only then.
+        let by_the_value = with(&plain, "{% if scope == 'a b' %}{{ scope|indent(scope) }}{% endif %}");
+        assert!(flaw(&by_the_value).is_none());
+        let problem = render(&by_the_value, &token()).expect_err("a scope is no width").message;
+        assert!(problem.contains("goes wrong in line 1: invalid operation") && !problem.contains("a b"), "{problem}");
+        assert_ne!(mark(&with(&plain, "a"), &BTreeMap::new(), &BTreeMap::new()), mark(&plain, &BTreeMap::new(), &BTreeMap::new()));
     }
 }
