@@ -1,6 +1,6 @@
 //! Status as people and programs read it: conditions, and when they change.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::cluster::Announcement;
@@ -9,6 +9,9 @@ use crate::{
     plan::application::State,
     reasons::{Outlook, Reason},
 };
+
+/// An object may be seen before a provider that was applied with it.
+const BEGINNING: SignedDuration = SignedDuration::from_secs(10);
 
 /// The conditions of one object, being written anew from what a pass came to.
 #[derive(Debug)]
@@ -130,6 +133,14 @@ pub fn announcement_of_change(former: &[Condition], now: &[Condition]) -> Option
         return None;
     }
     announcement(after)
+}
+
+/// Whether a problem is what one apply of an object and of those that it needs brings about: nothing that anybody has to hear of.
+#[must_use]
+pub fn is_part_of_a_beginning(reason: Reason, created: Option<&Time>, now: Timestamp) -> bool {
+    use Reason::{ClientNotFound, ClientNotReady, ProviderNotFound, ProviderNotReady};
+    let is_young = created.is_some_and(|created| now.duration_since(created.0) < BEGINNING);
+    is_young && [ProviderNotFound, ProviderNotReady, ClientNotFound, ClientNotReady].contains(&reason)
 }
 
 /// When an obstacle is looked at again, `again` or when it was going to be: the same obstacle as before keeps its time unless that has come

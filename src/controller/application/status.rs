@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::super::{
     cluster::{Abort, Announcement},
-    report::{Conditions, announcement, announcement_of_change, condition, kept_time, whole_seconds, whole_seconds_from},
+    report::{
+        Conditions, announcement, announcement_of_change, condition, is_part_of_a_beginning, kept_time, whole_seconds, whole_seconds_from,
+    },
 };
 use super::Pass;
 use crate::{
@@ -21,9 +23,6 @@ use crate::{
     },
     reasons::Reason,
 };
-
-/// An object may be seen before a provider that was applied with it.
-const BEGINNING: SignedDuration = SignedDuration::from_secs(10);
 
 impl Pass {
     /// Writes what must be known before anything is added at the service.
@@ -104,13 +103,16 @@ impl Pass {
                 is_warning: false,
             });
         }
+        let created = self.object.creation_timestamp();
         let begins_to_fail = status.deletion.is_some() && former.deletion.is_none();
         let said_of_the_deletion = condition(&status.conditions, "Ready").filter(|_| begins_to_fail);
         self.announcements.extend(
             announcement_of_change(&former.conditions, &status.conditions)
                 .or_else(|| said_of_the_deletion.and_then(announcement))
                 .filter(|change| self.world.news.iter().all(|news| news.reason != change.reason))
-                .filter(|change| !self.is_part_of_a_beginning(change, &former, now)),
+                .filter(|change| !is_part_of_a_beginning(change.reason, created.as_ref(), now))
+                // That it is registered says the same.
+                .filter(|change| change.reason != Reason::Recovered || former.client_id.is_some()),
         );
         let again = status.next_action_at.as_ref().map(|at| at.0);
         if status != former {
@@ -131,15 +133,6 @@ impl Pass {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         })
-    }
-
-    /// Whether a change is what one apply of provider and object brings about: nothing that anybody has to hear of.
-    fn is_part_of_a_beginning(&self, change: &Announcement, former: &AppIdApplicationStatus, now: Timestamp) -> bool {
-        let is_young = self.object.creation_timestamp().is_some_and(|created| now.duration_since(created.0) < BEGINNING);
-        let waits_for_the_provider = matches!(change.reason, Reason::ProviderNotFound | Reason::ProviderNotReady);
-        // That it is registered says the same.
-        let is_first_success = change.reason == Reason::Recovered && former.client_id.is_none();
-        (is_young && waits_for_the_provider) || is_first_success
     }
 
     pub(super) fn status(

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
 
 use super::super::{
     cluster::{Abort, Announcement},
-    report::{Conditions, announcement, announcement_of_change, condition, is_true, kept_time, whole_seconds, whole_seconds_from},
+    report::{
+        Conditions, announcement, announcement_of_change, condition, is_part_of_a_beginning, is_true, kept_time, whole_seconds,
+        whole_seconds_from,
+    },
 };
 use super::{Kept, Pass, earliest, local, moment_of, secret, source::Source, spec::secret_key};
 use crate::{
@@ -27,7 +31,8 @@ impl Pass {
         let failures = u32::try_from(former.failures.unwrap_or(0)).unwrap_or(0) + 1;
         let verdict = self.world.verdict(failures, &self.subject.uid, now);
         let (status, kept) = self.status(&verdict, &former, failures, now);
-        self.announcements.extend(changes(&former.conditions, &status.conditions));
+        self.announcements
+            .extend(changes(&former.conditions, &status.conditions).filter(|change| !self.is_of_the_beginning(change, &former, now)));
         if status != former {
             let api = self.api();
             self.subject.write_status(&api, &status).await?;
@@ -138,6 +143,14 @@ impl Pass {
             );
             Problem::new(Reason::BudgetTooSmall, message)
         })
+    }
+
+    /// Whether a change, or what it ends, is no more than that object and provider were applied together.
+    fn is_of_the_beginning(&self, change: &Announcement, former: &AccessTokenStatus, now: Timestamp) -> bool {
+        let created = self.object.creation_timestamp();
+        let ended = condition(&former.conditions, "Ready").and_then(|ready| Reason::named(&ready.reason));
+        let reason = if change.reason == Reason::Recovered { ended } else { Some(change.reason) };
+        reason.is_some_and(|reason| is_part_of_a_beginning(reason, created.as_ref(), now))
     }
 
     fn asked(&self) -> bool {
