@@ -33,7 +33,8 @@ pub use status::{
 
 pub use token::{
     AccessToken, AccessTokenSpec, AccessTokenStatus, Assertion, ClientKind, ClientReference, CredentialSecretRef, GrantSpec, GrantType,
-    IssuedFor, NamedSecret, Parameter, RefreshSpec, RefreshTokenSource, RefreshTokenStatus, TokenCredentials, TokenLayout, TokenSecretSpec,
+    IssuedFor, NamedSecret, Parameter, RefreshSpec, RefreshTokenSource, RefreshTokenStatus, SignedAssertion, TokenCredentials, TokenLayout,
+    TokenSecretSpec,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};

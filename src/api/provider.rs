@@ -268,10 +268,10 @@ pub enum AssertionAudience {
 pub struct ClientAuthentication {
     /// `ClientSecretBasic`, `ClientSecretPost` or `PrivateKeyJwt`.
     pub method: AuthenticationMethod,
-    /// The private key of `PrivateKeyJwt`: PEM (PKCS #8, PKCS #1 or SEC 1). RSA keys have 2048 bits or more. Default key `private_key`.
+    /// The private key of `PrivateKeyJwt`: PEM (PKCS #8, PKCS #1 or SEC 1) or a JWK. RSA keys have 2048 bits or more. Default key `private_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_key: Option<KeySource>,
-    /// Id of the key (`kid`), by which the server finds its public half.
+    /// Id of the key (`kid`), by which the server finds its public half. Default: that of the JWK, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub key_id: Option<String>,

@@ -89,12 +89,61 @@ pub struct NamedSecret {
     pub secret_ref: LocalReference,
 }
 
-/// A signed assertion.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Where an assertion comes from: exactly one of `secretRef` and `signed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.secretRef) != has(self.signed)", "set exactly one of secretRef and signed"))]
 pub struct Assertion {
     /// The Secret and key that hold a signed JWT. Default key `assertion`.
-    pub secret_ref: super::SecretKeyRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<super::SecretKeyRef>,
+    /// An assertion that the operator signs itself, a new one for each request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedAssertion>,
+}
+
+/// An assertion that is made anew for each request (RFC 7523, section 3), with a `jti` of its own and the times `iat` and `exp`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("!has(self.claims) || self.claims.all(k, !(k in ['iss', 'sub', 'aud', 'exp', 'nbf', 'iat', 'jti']))", "the claims iss, sub and aud have a place of their own beside claims; exp, nbf, iat and jti are the operator's"),
+    validation = ("!has(self.claims) || self.claims.all(k, size(k) >= 1 && size(k) <= 128)", "the name of a claim has 1 to 128 characters"),
+    validation = ("!has(self.lifetime) || (duration(self.lifetime) >= duration('10s') && duration(self.lifetime) <= duration('1h'))", "an assertion is valid for 10s to 1h"),
+)]
+pub struct SignedAssertion {
+    /// The private key, in a Secret of the object's namespace: PEM (PKCS #8, PKCS #1 or SEC 1) or a JWK. RSA keys have 2048 bits or more. Default
+    /// key `private_key`.
+    pub private_key: super::KeySource,
+    /// Id of the key (`kid`), by which the server finds its public half. Default: that of the JWK, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub key_id: Option<String>,
+    /// `RS256` (default), `PS256` or `ES256`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<super::SigningAlgorithm>,
+    /// Who makes the assertion (`iss`). Default: the id of the client that asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub issuer: Option<String>,
+    /// Whom the token is to be for (`sub`). Default: `issuer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub subject: Option<String>,
+    /// For whom the assertion is made (`aud`). Default: the server's issuer; where the provider names none, its token endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub audience: Option<String>,
+    /// How long an assertion is valid, `10s` to `1h`. Default `60s`. It is presented at once: longer is seldom of use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Span>,
+    /// Further claims, at most 16, each a text of at most 1024 characters; not secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "claim_texts")]
+    pub claims: BTreeMap<String, String>,
+}
+
+fn claim_texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "maxProperties": 16, "additionalProperties": { "type": "string", "maxLength": 1024 } })
 }
 
 /// A refresh token.

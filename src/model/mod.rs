@@ -9,4 +9,4 @@ pub use application::{Application, ApplicationKind, ClientId, Desired, RoleCatal
 pub use failure::{Class, Failure, RATE_LIMIT_UNKNOWN};
 pub use identity::{ProvisionalName, TenantIdentity};
 pub use secrecy::{ExposeSecret, SecretString as SecretText};
-pub use token::{Algorithm, Audience, ClientCredential, Grant, IssuedToken, Life, Proof, SigningKey, TokenRequest, Told};
+pub use token::{Algorithm, Audience, ClientCredential, Grant, IssuedToken, Life, Proof, SignedAssertion, SigningKey, TokenRequest, Told};

@@ -1,6 +1,9 @@
 //! Access tokens: what is asked for, and what comes back.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::SecretText;
 
@@ -113,11 +116,11 @@ pub enum Proof {
 /// A private key, and how it is used.
 #[derive(Clone, Debug)]
 pub struct SigningKey {
-    /// The key, PEM.
-    pub pem: SecretText,
+    /// The key, PEM or JWK.
+    pub text: SecretText,
     /// With what it signs.
     pub algorithm: Algorithm,
-    /// By which name the server knows its public half.
+    /// By which name the server knows its public half; none: the one that a JWK brings.
     pub key_id: Option<String>,
     /// For whom assertions are made.
     pub audience: Audience,
@@ -136,15 +139,42 @@ pub enum Algorithm {
     Es256,
 }
 
+impl Algorithm {
+    /// Its name in a header (RFC 7518, section 3.1).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Ps256 => "PS256",
+            Self::Es256 => "ES256",
+        }
+    }
+}
+
+/// An assertion that is made anew for each request.
+#[derive(Clone, Debug)]
+pub struct SignedAssertion {
+    /// What it is signed with.
+    pub key: SigningKey,
+    /// Who makes it; none: the client.
+    pub issuer: Option<String>,
+    /// Whom it is about; none: who makes it.
+    pub subject: Option<String>,
+    /// What it says besides.
+    pub claims: BTreeMap<String, String>,
+}
+
 /// For whom an assertion is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// The issuer.
+    /// The issuer; where the server has none, the token endpoint.
     Issuer,
     /// The token endpoint.
     TokenEndpoint,
     /// Both.
     Both,
+    /// Whom the spec names.
+    Named(String),
 }
 
 /// What a token is asked for with.
@@ -177,15 +207,18 @@ pub enum Grant {
     },
     /// A signed assertion (RFC 7523, section 2.1).
     JwtBearer(SecretText),
+    /// The same, signed here.
+    SignedJwtBearer(Box<SignedAssertion>),
     /// A refresh token (RFC 6749, section 6). Many servers replace it at each use, and take back everything when it is used once more.
     RefreshToken(SecretText),
 }
 
 impl Grant {
-    /// Whether what is presented belongs to a user and may be locked or used up when it is presented again and again.
+    /// Whether what is presented belongs to a user and may be locked or used up when it is presented again and again. An assertion that is signed
+    /// here is not used up, but it speaks for somebody: once refused, it is not repeated often either.
     #[must_use]
     pub const fn is_of_a_user(&self) -> bool {
-        matches!(self, Self::Password { .. } | Self::JwtBearer(_) | Self::RefreshToken(_))
+        matches!(self, Self::Password { .. } | Self::JwtBearer(_) | Self::SignedJwtBearer(_) | Self::RefreshToken(_))
     }
 }
 

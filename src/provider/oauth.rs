@@ -1,6 +1,6 @@
 //! A call of an OAuth 2.0 token endpoint, as every service makes it, and what its reply means (RFC 6749, sections 5.1 and 5.2).
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use base64::{
     Engine,
@@ -15,7 +15,7 @@ use super::{
     http::{Answer, Body, DEADLINE, Request},
 };
 use crate::{
-    model::{Class, ClientCredential, ExposeSecret, Failure, Grant, IssuedToken, Proof, SecretText, TokenRequest, Told},
+    model::{Class, ClientCredential, ExposeSecret, Failure, Grant, IssuedToken, Proof, SecretText, SignedAssertion, TokenRequest, Told},
     reasons::Reason,
 };
 
@@ -82,7 +82,8 @@ struct Times {
 ///
 /// When there is none. A refusal of the client is [`Reason::InvalidClient`], one of what the grant presents [`Reason::InvalidGrant`].
 pub(super) async fn ask(tenant: &Tenant, caller: &Caller, call: TokenCall<'_>) -> Result<IssuedToken, Failure> {
-    let has_key = matches!(call.request.client, Some(ClientCredential { proof: Proof::Key(_), .. }));
+    let has_key = matches!(call.request.client, Some(ClientCredential { proof: Proof::Key(_), .. }))
+        || matches!(call.request.grant, Grant::SignedJwtBearer(_));
     let time_before = tenant.time();
     let result = ask_once(tenant, caller, &call).await;
     match &result {
@@ -97,6 +98,8 @@ pub(super) async fn ask(tenant: &Tenant, caller: &Caller, call: TokenCall<'_>) -
 async fn ask_once(tenant: &Tenant, caller: &Caller, call: &TokenCall<'_>) -> Result<IssuedToken, Failure> {
     let TokenCall { doing, operation, endpoint, authentication, issuer, request } = call;
     let (scopes, grant_type) = (request.scopes.join(" "), grant_type(&request.grant));
+    let occasion = assertion::Occasion { doing, issuer, endpoint, now: tenant.time() };
+    let granted;
     let mut form = vec![("grant_type", grant_type)];
     match &request.grant {
         Grant::ApiKey { key, .. } => form.push(("apikey", key.expose_secret())),
@@ -108,6 +111,10 @@ async fn ask_once(tenant: &Tenant, caller: &Caller, call: &TokenCall<'_>) -> Res
             form.extend([("username", username.expose_secret()), ("password", password.expose_secret())]);
         }
         Grant::JwtBearer(assertion) => form.push(("assertion", assertion.expose_secret())),
+        Grant::SignedJwtBearer(wanted) => {
+            granted = signed_grant(wanted, request.client.as_ref(), &occasion)?;
+            form.push(("assertion", granted.expose_secret()));
+        }
         Grant::RefreshToken(token) => form.push(("refresh_token", token.expose_secret())),
     }
     form.extend((!scopes.is_empty()).then_some(("scope", scopes.as_str())));
@@ -119,7 +126,8 @@ async fn ask_once(tenant: &Tenant, caller: &Caller, call: &TokenCall<'_>) -> Res
     if let Some(client) = &request.client {
         match (&client.proof, authentication) {
             (Proof::Key(key), _) => {
-                assertion = assertion::signed(doing, client, key, issuer, endpoint, tenant.time())?;
+                let speaker = assertion::Speaker { issuer: &client.id, subject: &client.id, claims: &BTreeMap::new() };
+                assertion = assertion::signed(key, &speaker, &occasion)?;
                 form.extend([
                     ("client_id", client.id.as_str()),
                     ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
@@ -145,6 +153,17 @@ async fn ask_once(tenant: &Tenant, caller: &Caller, call: &TokenCall<'_>) -> Res
     };
     let answer = tenant.call(caller, request_of_http).await?;
     issued(tenant, doing, &answer, request)
+}
+
+/// The assertion of a grant: the client's own, unless the spec says in whose name it speaks.
+fn signed_grant(
+    wanted: &SignedAssertion,
+    client: Option<&ClientCredential>,
+    occasion: &assertion::Occasion<'_>,
+) -> Result<SecretText, Failure> {
+    let issuer = wanted.issuer.as_deref().or(client.map(|client| client.id.as_str())).unwrap_or_default();
+    let speaker = assertion::Speaker { issuer, subject: wanted.subject.as_deref().unwrap_or(issuer), claims: &wanted.claims };
+    assertion::signed(&wanted.key, &speaker, occasion)
 }
 
 /// The token that an answer holds.
@@ -185,7 +204,7 @@ const fn grant_type(grant: &Grant) -> &'static str {
         Grant::ComputeToken { .. } => "urn:ibm:params:oauth:grant-type:cr-token",
         Grant::ClientCredentials => "client_credentials",
         Grant::Password { .. } => "password",
-        Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        Grant::JwtBearer(_) | Grant::SignedJwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
         Grant::RefreshToken(_) => "refresh_token",
     }
 }

@@ -185,6 +185,16 @@ async fn stories_of_tokens(stage: &Stage, secret: &str) {
         json!({ "clientRef": { "name": "plain" }, "grant": { "type": "Password", "password": { "secretRef": { "name": "who" } } } });
     stage.token("user", of_a_user).await;
     stage.token_reason("user", "InvalidGrant").await;
+    // Keys that are none, and what their owner took for one.
+    let jwk = r#"{"kty": "EC", "crv": "P-256", "d": "cafec0de-private", "x": "cafec0de-x", "y": "cafec0de-y", "kid": "a"}"#;
+    let keys = [("no-key", "cafec0de-private key"), ("no-jwk", "{\"kty\": \"cafec0de-unfinished"), ("broken-jwk", jwk)];
+    for (name, text) in keys {
+        stage.secret(name, &[("private_key", text)]).await;
+        let signed = json!({ "privateKey": { "secretRef": { "name": name } }, "algorithm": "ES256" });
+        let grant = json!({ "type": "JwtBearer", "assertion": { "signed": signed } });
+        stage.token(name, json!({ "clientRef": { "name": "plain" }, "grant": grant })).await;
+        stage.token_reason(name, "CredentialsInvalid").await;
+    }
     let faults = [
         ("quoted-400", quoting(secret, 400)),
         ("quoted-401", quoting(secret, 401)),

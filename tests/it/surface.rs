@@ -483,6 +483,13 @@ fn tokens() -> Vec<Row> {
     let grant = |grant: Value| json!({ "grant": grant });
     let secret = |secret: Value| json!({ "secret": secret });
     let user = json!({ "type": "Password", "password": { "secretRef": { "name": "user" } } });
+    let bearer = |assertion: Value| json!({ "grant": { "type": "JwtBearer", "assertion": assertion } });
+    let key = json!({ "secretRef": { "name": "key" } });
+    let signed = |more: Value| {
+        let mut signed = json!({ "privateKey": { "secretRef": { "name": "key" } } });
+        merge(&mut signed, more);
+        json!({ "grant": { "type": "JwtBearer", "assertion": { "signed": signed } } })
+    };
     let parameter = |name: &str| json!({ "grant": { "parameters": [{ "name": name, "value": "x" }] } });
     vec![
         token(
@@ -507,6 +514,27 @@ fn tokens() -> Vec<Row> {
             "assertion goes with type: JwtBearer",
             grant(json!({ "type": "JwtBearer", "assertion": { "secretRef": { "name": "assertion" } } })),
         ),
+        token(bearer(json!({})), "set exactly one of secretRef and signed", bearer(json!({ "signed": { "privateKey": key } }))),
+        token(
+            bearer(json!({ "secretRef": { "name": "assertion" }, "signed": { "privateKey": key } })),
+            "set exactly one of secretRef and signed",
+            bearer(json!({ "secretRef": { "name": "assertion" } })),
+        ),
+        token(bearer(json!({ "signed": { "issuer": "me" } })), "spec.grant.assertion.signed.privateKey: Required value", signed(json!({}))),
+        token(
+            signed(json!({ "claims": { "exp": "1" } })),
+            "the claims iss, sub and aud have a place of their own beside claims; exp, nbf, iat and jti are the operator's",
+            signed(json!({ "claims": { "tenant": "shop" } })),
+        ),
+        token(
+            signed(json!({ "claims": { "": "1" } })),
+            "the name of a claim has 1 to 128 characters",
+            signed(json!({ "claims": { "https://example.com/tenant": "shop" } })),
+        ),
+        token(signed(json!({ "claims": map(17) })), "must have at most 16 items", signed(json!({ "claims": map(16) }))),
+        token(signed(json!({ "lifetime": "61m" })), "an assertion is valid for 10s to 1h", signed(json!({ "lifetime": "60m" }))),
+        token(signed(json!({ "lifetime": "9s" })), "an assertion is valid for 10s to 1h", signed(json!({ "lifetime": "10s" }))),
+        token(signed(json!({ "algorithm": "HS256" })), r#"Unsupported value: "HS256""#, signed(json!({ "algorithm": "ES256" }))),
         token(
             grant(json!({ "type": "RefreshToken" })),
             "refreshToken goes with type: RefreshToken",

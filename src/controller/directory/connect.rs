@@ -50,6 +50,24 @@ const ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
 const ASSERTION_LEAST: Duration = Duration::from_secs(10);
 const ASSERTION_MOST: Duration = Duration::from_secs(300);
 
+/// The key of a Secret under which a private key lies where the spec says nothing.
+pub(in crate::controller) const PRIVATE_KEY: &str = "private_key";
+
+/// How long an assertion is valid.
+pub(in crate::controller) fn assertion_lifetime(span: Option<&Span>, most: Duration) -> Duration {
+    span.and_then(Span::duration).unwrap_or(ASSERTION_LIFETIME).clamp(ASSERTION_LEAST, most)
+}
+
+/// With what an assertion is signed; none: only a newer version knows.
+pub(in crate::controller) fn algorithm(spec: Option<SigningAlgorithm>) -> Option<Algorithm> {
+    match spec.unwrap_or_default() {
+        SigningAlgorithm::RS256 => Some(Algorithm::Rs256),
+        SigningAlgorithm::PS256 => Some(Algorithm::Ps256),
+        SigningAlgorithm::ES256 => Some(Algorithm::Es256),
+        SigningAlgorithm::Unknown => None,
+    }
+}
+
 /// The Secrets that a provider names, by name, and the namespace they lie in.
 struct Named<'a> {
     home: &'a str,
@@ -78,7 +96,7 @@ impl Named<'_> {
         let mut parts: Vec<SecretText> = vec![id.clone().into()];
         let proof = match key {
             Some(key) => {
-                parts.push(key.pem.clone());
+                parts.push(key.text.clone());
                 parts.push(format!("{:?} {:?} {:?} {:?}", key.algorithm, key.key_id, key.audience, key.lifetime).into());
                 Proof::Key(key)
             }
@@ -100,21 +118,16 @@ impl Named<'_> {
             (AuthenticationMethod::Unknown, _) => return unknown("method"),
             _ => return Ok(None),
         };
-        let algorithm = match spec.algorithm.unwrap_or_default() {
-            SigningAlgorithm::RS256 => Algorithm::Rs256,
-            SigningAlgorithm::PS256 => Algorithm::Ps256,
-            SigningAlgorithm::ES256 => Algorithm::Es256,
-            SigningAlgorithm::Unknown => return unknown("algorithm"),
-        };
+        let Some(algorithm) = algorithm(spec.algorithm) else { return unknown("algorithm") };
         let audience = match spec.audience.unwrap_or_default() {
             AssertionAudience::Issuer => Audience::Issuer,
             AssertionAudience::TokenEndpoint => Audience::TokenEndpoint,
             AssertionAudience::Both => Audience::Both,
             AssertionAudience::Unknown => return unknown("audience"),
         };
-        let lifetime = spec.lifetime.as_ref().and_then(Span::duration).unwrap_or(ASSERTION_LIFETIME).clamp(ASSERTION_LEAST, ASSERTION_MOST);
-        let pem = self.text(&source.name, source.key.as_deref().unwrap_or("private_key"))?.clone();
-        let key = SigningKey { pem, algorithm, key_id: spec.key_id.clone(), audience, lifetime };
+        let lifetime = assertion_lifetime(spec.lifetime.as_ref(), ASSERTION_MOST);
+        let text = self.text(&source.name, source.key.as_deref().unwrap_or(PRIVATE_KEY))?.clone();
+        let key = SigningKey { text, algorithm, key_id: spec.key_id.clone(), audience, lifetime };
         assertion::check(&key).map_err(|failure| in_secret(self.home, &source.name, &failure))?;
         Ok(Some(key))
     }
@@ -471,7 +484,7 @@ fn ca_bundle(
 }
 
 /// What is wrong with the content of a Secret.
-fn in_secret(home: &str, name: &str, failure: &Failure) -> Problem {
+pub(in crate::controller) fn in_secret(home: &str, name: &str, failure: &Failure) -> Problem {
     Problem::new(failure.reason, format!("the Secret {name} in the namespace {home} cannot be used; {failure}"))
 }
 

@@ -15,6 +15,7 @@ use std::{
 use kube::Client;
 use parking_lot::Mutex;
 
+pub(super) use self::connect::{PRIVATE_KEY, algorithm, assertion_lifetime, in_secret};
 pub use self::specification::{Specification, recorded_tenant};
 use self::specification::{is_allowed, parsed};
 use super::{

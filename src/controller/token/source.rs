@@ -1,6 +1,6 @@
 //! Where a token comes from: the service, the credential, the grant. First without reading anything, then with the credentials.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
@@ -11,14 +11,17 @@ use super::super::{
     claims::ProviderKey,
     cluster::Abort,
     credentials::{ReadCredential, missing, pair},
-    directory::{Connection, Service, Usable},
+    directory::{Connection, PRIVATE_KEY, Service, Usable, algorithm, assertion_lifetime, in_secret},
 };
 use super::{spec::flaw, spec::named_secrets};
 use crate::{
-    api::{AccessToken, AppIdApplication, ClientReference, GrantType, IssuedFor, ObjectVersion, TokenCredentials, mark},
-    model::{ClientCredential, ExposeSecret, Grant, Proof, SecretText, TokenRequest},
+    api::{
+        AccessToken, AppIdApplication, Assertion, ClientReference, GrantType, IssuedFor, ObjectVersion,
+        SignedAssertion as SignedAssertionSpec, TokenCredentials, mark,
+    },
+    model::{Audience, ClientCredential, ExposeSecret, Grant, Proof, SecretText, SignedAssertion, SigningKey, TokenRequest},
     plan::{Problem, layout},
-    provider::iam,
+    provider::{assertion, iam},
     reasons::Reason,
 };
 
@@ -231,12 +234,30 @@ fn grant(object: &AccessToken, secrets: &Secrets) -> Result<Grant, Problem> {
             let name = &password.secret_ref.name;
             Grant::Password { username: secrets.text(name, "username")?, password: secrets.text(name, "password")? }
         }
-        (Some(GrantType::JwtBearer), _, Some(assertion)) => {
-            let reference = &assertion.secret_ref;
+        (Some(GrantType::JwtBearer), _, Some(Assertion { secret_ref: Some(reference), .. })) => {
             Grant::JwtBearer(secrets.text(&reference.name, reference.key.as_deref().unwrap_or("assertion"))?)
+        }
+        (Some(GrantType::JwtBearer), _, Some(Assertion { signed: Some(signed), .. })) => {
+            Grant::SignedJwtBearer(Box::new(signed_assertion(signed, secrets)?))
         }
         _ => Grant::ClientCredentials,
     })
+}
+
+/// An assertion that is to be signed with a key of the namespace. A key that cannot is found here, before anything is sent.
+fn signed_assertion(spec: &SignedAssertionSpec, secrets: &Secrets) -> Result<SignedAssertion, Problem> {
+    const MOST: Duration = Duration::from_secs(3600);
+    let reference = &spec.private_key.secret_ref;
+    let algorithm = algorithm(spec.algorithm).ok_or_else(|| Problem::unknown_value("grant.assertion.signed.algorithm"))?;
+    let key = SigningKey {
+        text: secrets.text(&reference.name, reference.key.as_deref().unwrap_or(PRIVATE_KEY))?,
+        algorithm,
+        key_id: spec.key_id.clone(),
+        audience: spec.audience.clone().map_or(Audience::Issuer, Audience::Named),
+        lifetime: assertion_lifetime(spec.lifetime.as_ref(), MOST),
+    };
+    assertion::check(&key).map_err(|failure| in_secret(&secrets.namespace, &reference.name, &failure))?;
+    Ok(SignedAssertion { key, issuer: spec.issuer.clone(), subject: spec.subject.clone(), claims: spec.claims.clone() })
 }
 
 /// The client that asks: the registered one, the one in the Secret that the spec names, or the provider's `own`.
@@ -320,14 +341,19 @@ pub(super) fn digest(source: &Source) -> [u8; 32] {
         Grant::JwtBearer(assertion) => take(assertion.expose_secret()),
         // The first one: what came in its place stands for the same.
         Grant::RefreshToken(token) => take(token.expose_secret()),
+        Grant::SignedJwtBearer(signed) => {
+            let SignedAssertion { key, issuer, subject, claims } = &**signed;
+            take(key.text.expose_secret());
+            take(&format!("{:?}", (key.algorithm, &key.key_id, &key.audience, key.lifetime, issuer, subject, claims)));
+        }
     }
     if let Some(client) = client {
         take(&client.id);
         match &client.proof {
             Proof::Secret(secret) => take(secret.expose_secret()),
             Proof::Key(key) => {
-                take(key.pem.expose_secret());
-                take(&format!("{:?}", (key.algorithm, &key.key_id, key.audience, key.lifetime)));
+                take(key.text.expose_secret());
+                take(&format!("{:?}", (key.algorithm, &key.key_id, &key.audience, key.lifetime)));
             }
         }
     }

@@ -83,7 +83,10 @@ pub fn named_secrets(object: &AccessToken) -> Vec<Key> {
     let (spec, namespace) = (&object.spec, object.namespace().unwrap_or_default());
     let credentials = spec.credentials.as_ref().map(|credentials| &credentials.secret_ref.name);
     let password = spec.grant.password.as_ref().map(|password| &password.secret_ref.name);
-    let assertion = spec.grant.assertion.as_ref().map(|assertion| &assertion.secret_ref.name);
+    let assertion = spec.grant.assertion.as_ref().and_then(|assertion| {
+        let key = assertion.signed.as_ref().map(|signed| &signed.private_key.secret_ref);
+        Some(&assertion.secret_ref.as_ref().or(key)?.name)
+    });
     let refresh_token = spec.grant.refresh_token.as_ref().map(|source| &source.secret_ref.name);
     let names: BTreeSet<&String> = [credentials, password, assertion, refresh_token].into_iter().flatten().collect();
     names.into_iter().map(|name| (namespace.clone(), name.clone())).collect()

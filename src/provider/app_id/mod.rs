@@ -324,8 +324,10 @@ impl AppId {
         }
         // App ID takes the two halves of HTTP Basic raw, without encoding them first.
         let authentication = ClientAuthentication::BasicRaw;
-        oauth::ask(&self.tenant, caller, TokenCall { doing, operation: "app_id.token", endpoint, authentication, request, issuer: "" })
-            .await
+        // Its OAuth server URL, which an assertion has to name (App ID documentation, custom identity providers).
+        let issuer = endpoint.as_str().trim_end_matches("/token").to_owned();
+        let call = TokenCall { doing, operation: "app_id.token", endpoint, authentication, request, issuer: &issuer };
+        oauth::ask(&self.tenant, caller, call).await
     }
 
     /// A change whose answer nobody needs. A page of a gateway is no success, whatever its status.
