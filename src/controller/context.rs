@@ -23,11 +23,12 @@ use super::{
     credentials::Credentials,
     directory::Directory,
     leadership::Leadership,
+    name::Name,
     token::{self, RefreshTokens, Schedules},
     versions::Versions,
 };
 use crate::{
-    api::{AccessToken, AppIdApplication, ClusterIdentityProvider, IdentityProvider, ProviderKind},
+    api::{AppIdApplication, ProviderKind},
     metrics::Metrics,
     provider::http::HttpSettings,
 };
@@ -293,9 +294,9 @@ impl Memory {
         })
     }
 
-    /// A pass did not fail at the API server, if `answered`.
-    pub fn cluster_answered_if(&self, uid: &str, answered: bool) {
-        if let Some(remembered) = self.objects.lock().get_mut(uid).filter(|_| answered) {
+    /// A pass did not fail at the API server.
+    pub fn cluster_answered(&self, uid: &str) {
+        if let Some(remembered) = self.objects.lock().get_mut(uid) {
             remembered.cluster_failures = 0;
         }
     }
@@ -316,30 +317,29 @@ impl Memory {
 #[derive(Clone, Debug)]
 pub struct Wake {
     /// Queue of applications.
-    pub applications: UnboundedSender<ObjectRef<AppIdApplication>>,
+    pub applications: UnboundedSender<Name>,
     /// Queue of tokens.
-    pub tokens: UnboundedSender<ObjectRef<AccessToken>>,
+    pub tokens: UnboundedSender<Name>,
     /// Queue of providers.
-    pub providers: UnboundedSender<ObjectRef<IdentityProvider>>,
+    pub providers: UnboundedSender<Name>,
     /// Queue of cluster providers.
-    pub cluster_providers: UnboundedSender<ObjectRef<ClusterIdentityProvider>>,
+    pub cluster_providers: UnboundedSender<Name>,
 }
 
 impl Wake {
     /// Asks for a pass over a provider.
     pub fn provider(&self, key: &ProviderKey) {
-        match key.kind {
-            ProviderKind::IdentityProvider => drop(self.providers.send(ObjectRef::new(&key.name).within(&key.namespace))),
-            ProviderKind::ClusterIdentityProvider | ProviderKind::Unknown => drop(self.cluster_providers.send(ObjectRef::new(&key.name))),
-        }
+        let queue = match key.kind {
+            ProviderKind::IdentityProvider => &self.providers,
+            ProviderKind::ClusterIdentityProvider | ProviderKind::Unknown => &self.cluster_providers,
+        };
+        drop(queue.send(Name::new(&key.namespace, &key.name)));
     }
 
     /// Asks for a pass over a claimant. A queue that is closed belongs to a process that ends.
     pub fn claimant(&self, claimant: &Claimant) {
-        match claimant.kind {
-            token::KIND => drop(self.tokens.send(ObjectRef::new(&claimant.name).within(&claimant.namespace))),
-            _ => drop(self.applications.send(ObjectRef::new(&claimant.name).within(&claimant.namespace))),
-        }
+        let queue = if claimant.kind == token::KIND { &self.tokens } else { &self.applications };
+        drop(queue.send(Name::new(&claimant.namespace, &claimant.name)));
     }
 }
 

@@ -8,11 +8,14 @@ pub mod context;
 pub mod credentials;
 pub mod directory;
 pub mod leadership;
+pub mod name;
 pub mod provider;
 pub mod published;
+pub mod queue;
 pub mod report;
 pub mod run;
 pub mod token;
+pub mod turns;
 pub mod versions;
 pub mod watch;
 
@@ -23,11 +26,19 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::{Resource, runtime::controller::Action};
+use kube::{
+    Resource,
+    runtime::reflector::{ObjectRef, Store},
+};
 
 pub use context::Context;
 
 use cluster::Abort;
+use name::Name;
+use queue::{Look, Work};
+use turns::Turns;
+
+use crate::provider::Urgency;
 
 /// Never look sooner than this, so that a time that has just passed makes no busy loop.
 const SOONEST: Duration = Duration::from_millis(50);
@@ -38,10 +49,12 @@ const LATEST: Duration = Duration::from_secs(3600);
 
 /// One kind of object, in the four words of a pass.
 ///
-/// The second kind, and the second service, add an implementation of this; [`reconcile`] stays as it is.
+/// The second kind, and the second service, add an implementation of this; [`Passes`] stays as it is.
 pub trait Kind: Send + Sync + 'static {
     /// The object.
     type Object: Resource<DynamicType = ()> + Clone + Send + Sync + 'static;
+    /// What is known of an object without reading anything.
+    type Known: Send + 'static;
     /// Everything that one pass knows.
     type Pass: Send;
     /// One thing to do.
@@ -50,14 +63,15 @@ pub trait Kind: Send + Sync + 'static {
     /// The kind's name, for metrics and logs.
     const NAME: &'static str;
 
-    /// From memory alone: when to look again, if there is nothing to do now. `None`: there may be something to do.
-    fn settled(context: &Context, object: &Self::Object, now: Timestamp) -> Option<Option<Timestamp>>;
+    /// From memory alone: whether there may be something to do.
+    fn look(context: &Context, object: &Self::Object, now: Timestamp) -> Found<Self::Known>;
 
-    /// Waits until it is this object's turn with its tenant. What is returned is held for the whole pass.
-    fn admitted(context: &Arc<Context>, object: &Self::Object) -> impl Future<Output = Option<crate::provider::gate::Permit>> + Send;
-
-    /// Gather: reads what the pass needs to know.
-    fn gather(context: &Arc<Context>, object: Arc<Self::Object>) -> impl Future<Output = Result<Self::Pass, Abort>> + Send;
+    /// Gather: reads what the pass needs to know besides what is known.
+    fn gather(
+        context: &Arc<Context>,
+        object: Arc<Self::Object>,
+        known: Self::Known,
+    ) -> impl Future<Output = Result<Self::Pass, Abort>> + Send;
 
     /// Plan: the next step, or none.
     fn plan(pass: &Self::Pass, now: Timestamp) -> Option<Self::Step>;
@@ -69,33 +83,80 @@ pub trait Kind: Send + Sync + 'static {
     fn report(pass: Self::Pass, now: Timestamp) -> impl Future<Output = Result<Option<Timestamp>, Abort>> + Send;
 }
 
-/// One pass over one object.
-///
-/// # Errors
-///
-/// When the pass ended without a report; [`after_abort`] says what then.
-pub async fn reconcile<K: Kind>(object: Arc<K::Object>, context: Arc<Context>) -> Result<Action, Abort> {
-    let (uid, version) = (object.meta().uid.as_deref().unwrap_or_default(), object.meta().resource_version.as_deref().unwrap_or_default());
-    if context.memory.is_outdated(uid, version) {
-        return Ok(Action::requeue(OUTDATED));
-    }
-    if let Some(again) = K::settled(&context, &object, Timestamp::now()) {
-        return Ok(wait_until(again));
-    }
-    let begun = Instant::now();
-    let _turn = K::admitted(&context, &object).await;
-    // Boxed: a thousand objects that wait for their turn must not hold a thousand whole passes.
-    let result = Box::pin(work::<K>(object.clone(), context.clone())).await;
-    let outcome = result.as_ref().map_or_else(Abort::as_str, |_| "done");
-    context.metrics.reconciled(K::NAME, outcome, begun.elapsed());
-    context.memory.cluster_answered_if(uid, result.is_ok());
-    result.map(wait_until)
+/// What a look from memory alone finds.
+pub enum Found<Known> {
+    /// Nothing to do; when to look again.
+    Nothing(Option<Timestamp>),
+    /// There may be something to do.
+    Work {
+        /// What is known already.
+        known: Known,
+        /// Whose turn a pass needs, and how urgently.
+        turn: Option<(Arc<Turns>, Urgency)>,
+    },
 }
 
-async fn work<K: Kind>(object: Arc<K::Object>, context: Arc<Context>) -> Result<Option<Timestamp>, Abort> {
+/// Passes over all objects of a kind.
+pub struct Passes<K: Kind> {
+    /// What every pass shares.
+    pub context: Arc<Context>,
+    /// The objects.
+    pub objects: Store<K::Object>,
+}
+
+/// What a pass begins with.
+pub struct Ready<K: Kind> {
+    object: Arc<K::Object>,
+    known: K::Known,
+    /// How often something the object depends on had changed before anything was looked at.
+    wakes: u64,
+}
+
+impl<K: Kind> Work for Passes<K> {
+    type Ready = Ready<K>;
+
+    fn look(&self, name: &Name) -> Look<Ready<K>> {
+        let reference = match name.namespace() {
+            "" => ObjectRef::new(name.name()),
+            namespace => ObjectRef::new(name.name()).within(namespace),
+        };
+        let Some(object) = self.objects.get(&reference) else { return Look::Rest(None) };
+        let (uid, version) =
+            (object.meta().uid.as_deref().unwrap_or_default(), object.meta().resource_version.as_deref().unwrap_or_default());
+        if self.context.memory.is_outdated(uid, version) {
+            return Look::Rest(Some(OUTDATED));
+        }
+        let wakes = self.context.memory.wakes(uid);
+        match K::look(&self.context, &object, Timestamp::now()) {
+            Found::Nothing(again) => Look::Rest(wait_until(again)),
+            Found::Work { known, turn } => Look::Pass { ready: Ready { object, known, wakes }, turn },
+        }
+    }
+
+    fn pass(&self, ready: Ready<K>) -> impl Future<Output = Option<Duration>> + Send + 'static {
+        reconcile::<K>(ready, self.context.clone())
+    }
+}
+
+/// One pass over one object. Says after what time to look again.
+async fn reconcile<K: Kind>(ready: Ready<K>, context: Arc<Context>) -> Option<Duration> {
+    let begun = Instant::now();
+    let object = ready.object.clone();
+    let result = work::<K>(ready, &context).await;
+    let outcome = result.as_ref().map_or_else(Abort::as_str, |_| "done");
+    context.metrics.reconciled(K::NAME, outcome, begun.elapsed());
+    match result {
+        Ok(again) => {
+            context.memory.cluster_answered(object.meta().uid.as_deref().unwrap_or_default());
+            wait_until(again)
+        }
+        Err(abort) => after_abort::<K>(&object, &abort, &context),
+    }
+}
+
+async fn work<K: Kind>(Ready { object, known, wakes }: Ready<K>, context: &Arc<Context>) -> Result<Option<Timestamp>, Abort> {
     let uid = object.meta().uid.clone().unwrap_or_default();
-    let wakes = context.memory.wakes(&uid);
-    let mut pass = K::gather(&context, object).await?;
+    let mut pass = K::gather(context, object, known).await?;
     while let Some(step) = K::plan(&pass, Timestamp::now()) {
         if !context.leadership.holds() {
             return Err(Abort::LostLease);
@@ -112,24 +173,23 @@ async fn work<K: Kind>(object: Arc<K::Object>, context: Arc<Context>) -> Result<
     Ok(again)
 }
 
-/// What follows a pass that ended without a report.
-pub fn after_abort<K: Kind>(object: Arc<K::Object>, abort: &Abort, context: Arc<Context>) -> Action {
+/// After what time to look again when a pass ended without a report. `None`: a change will come, or nothing is to be done any more.
+fn after_abort<K: Kind>(object: &K::Object, abort: &Abort, context: &Context) -> Option<Duration> {
     let uid = object.meta().uid.as_deref().unwrap_or_default();
     match abort {
         // The watch brings the newer picture, mostly before this is over.
-        Abort::Stale => Action::requeue(Duration::from_millis(250)),
-        Abort::Gone | Abort::LostLease => Action::await_change(),
+        Abort::Stale => Some(Duration::from_millis(250)),
+        Abort::Gone | Abort::LostLease => None,
         Abort::Cluster { .. } => {
             let failures = context.memory.cluster_failed(uid);
             let wait = Duration::from_millis(500).saturating_mul(1 << failures.min(7));
             tracing::warn!(kind = K::NAME, object = %object.meta().name.as_deref().unwrap_or_default(), error = %abort, ?wait, "a pass failed at the API server");
-            Action::requeue(crate::plan::wait::spread(wait, uid, failures, 0.0, 0.3))
+            Some(crate::plan::wait::spread(wait, uid, failures, 0.0, 0.3))
         }
     }
 }
 
-fn wait_until(again: Option<Timestamp>) -> Action {
-    let Some(at) = again else { return Action::await_change() };
-    let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
-    Action::requeue(left.clamp(SOONEST, LATEST))
+fn wait_until(again: Option<Timestamp>) -> Option<Duration> {
+    let left = Duration::try_from(again?.duration_since(Timestamp::now())).unwrap_or_default();
+    Some(left.clamp(SOONEST, LATEST))
 }

@@ -8,7 +8,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Context, Kind,
+    Context, Found, Kind,
     cluster::{Abort, Subject},
     directory::{Connection, Service, Specification},
     report::{Conditions, announcement_of_change, is_said, is_true, whole_seconds_from},
@@ -17,7 +17,7 @@ use crate::{
     api::{ClusterIdentityProvider, IdentityProvider, ProviderIdentity, ProviderStatus},
     model::{Failure, TenantIdentity},
     plan::{Problem, application::State, wait},
-    provider::{Caller, Standing, Urgency, gate::Permit},
+    provider::{Caller, Standing, Urgency},
     reasons::Reason,
 };
 
@@ -91,17 +91,18 @@ impl Debug for Probe {
 
 impl<P: ProviderObject> Kind for Providers<P> {
     type Object = P;
+    type Known = ();
     type Pass = Pass<P>;
     type Step = Probe;
 
     const NAME: &'static str = P::KIND;
 
-    fn settled(context: &Context, object: &P, now: Timestamp) -> Option<Option<Timestamp>> {
+    fn look(context: &Context, object: &P, now: Timestamp) -> Found<()> {
         let specification = object.specification();
         let status = object.status().cloned().unwrap_or_default();
         let is_news = status.observed_generation != object.meta().generation || context.memory.is_woken(&specification.uid);
         if let Some(again) = context.memory.reports_again_at(&specification.uid, now).filter(|_| !is_news) {
-            return Some(Some(again));
+            return Found::Nothing(Some(again));
         }
         let is_loaded = context.directory.has_loaded(&specification);
         let connection = context.directory.connection(&specification.key);
@@ -116,14 +117,10 @@ impl<P: ProviderObject> Kind for Providers<P> {
             && waits
             && !context.memory.is_woken(&specification.uid)
             && !wants_probe(object, connection.as_ref().ok().map(Arc::as_ref));
-        is_settled.then(|| status.next_action_at.map(|at| at.0))
+        if is_settled { Found::Nothing(status.next_action_at.map(|at| at.0)) } else { Found::Work { known: (), turn: None } }
     }
 
-    async fn admitted(_: &Arc<Context>, _: &P) -> Option<Permit> {
-        None
-    }
-
-    async fn gather(context: &Arc<Context>, object: Arc<P>) -> Result<Pass<P>, Abort> {
+    async fn gather(context: &Arc<Context>, object: Arc<P>, (): ()) -> Result<Pass<P>, Abort> {
         let specification = object.specification();
         let is_changed = context.directory.load(&context.client, &context.secrets, &context.config_maps, &specification).await?;
         if is_changed {

@@ -1,8 +1,7 @@
 //! Puts the parts together: watches, election, queues, and an orderly end.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace, Secret},
@@ -13,20 +12,16 @@ use kube::{
     client::ClientBuilder,
     core::{NamespaceResourceScope, PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
-        controller,
-        reflector::{ObjectRef, Store, store},
+        reflector::{Store, store},
         watcher::Event,
     },
 };
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, unbounded_channel},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc::unbounded_channel, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::util::MapResponseLayer;
 
 use super::{
-    Context, Kind, after_abort,
+    Context, Passes,
     application::{self, Applications, claim_of},
     claims::{Claims, ProviderKey},
     clock::Clock,
@@ -35,8 +30,9 @@ use super::{
     credentials::Credentials,
     directory::{Directory, Specification},
     leadership::{Candidate, Leadership},
+    name::Name,
     provider::{ProviderObject, Providers},
-    reconcile,
+    queue,
     report::is_true,
     token::{self, AccessTokens, RefreshTokens, Schedules},
     versions::{Key, Versions, View, Who},
@@ -313,41 +309,24 @@ async fn work(
         "everything is known; working"
     );
     let controllers = futures::future::join4(
-        control::<Applications>(applications.store(), applications_wanted, context.clone(), halt.clone()),
-        control::<AccessTokens>(tokens.store(), tokens_wanted, context.clone(), halt.clone()),
-        control::<Providers<IdentityProvider>>(providers.store(), providers_wanted, context.clone(), halt.clone()),
-        control::<Providers<ClusterIdentityProvider>>(cluster_providers.store(), cluster_providers_wanted, context.clone(), halt.clone()),
+        queue::run(Passes::<Applications> { context: context.clone(), objects: applications.store() }, applications_wanted, halt.clone()),
+        queue::run(Passes::<AccessTokens> { context: context.clone(), objects: tokens.store() }, tokens_wanted, halt.clone()),
+        queue::run(
+            Passes::<Providers<IdentityProvider>> { context: context.clone(), objects: providers.store() },
+            providers_wanted,
+            halt.clone(),
+        ),
+        queue::run(
+            Passes::<Providers<ClusterIdentityProvider>> { context: context.clone(), objects: cluster_providers.store() },
+            cluster_providers_wanted,
+            halt.clone(),
+        ),
     );
     tokio::select! {
         _ = controllers => Ok(()),
         _ = watches.join_next() => Err(Error::Ended("a watch")),
         () = count_objects(context.clone(), applications.store(), tokens.store(), providers.store(), cluster_providers.store()) => Ok(()),
     }
-}
-
-/// One queue and its workers: kube's applier, which keeps passes over one object apart and remembers when to look again.
-async fn control<K: Kind>(
-    store: Store<K::Object>,
-    wanted: UnboundedReceiver<ObjectRef<K::Object>>,
-    context: Arc<Context>,
-    halt: CancellationToken,
-) where
-    K::Object: std::fmt::Debug,
-{
-    let queue = requests(wanted).map(Ok::<_, Infallible>).take_until(halt.cancelled_owned());
-    let passes = controller::applier(
-        |object, context| Box::pin(reconcile::<K>(object, context)),
-        |object, abort, context| after_abort::<K>(object, abort, context),
-        context,
-        store,
-        queue,
-        controller::Config::default(),
-    );
-    passes.for_each(|_| futures::future::ready(())).await;
-}
-
-fn requests<T>(receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> {
-    futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) })
 }
 
 fn count(namespaces: &[String]) -> usize {
@@ -387,7 +366,7 @@ fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdApplication>) +
             context.claims.referring_to(&claim.claimant.reference()).iter().for_each(|token| context.wake.claimant(token));
             let waiting = context.claims.apply(claim);
             context.wake_all(waiting.into_iter().filter(|claimant| Some(&claimant.uid) != object.metadata.uid.as_ref()));
-            drop(context.wake.applications.send(ObjectRef::from_obj(&*object)));
+            drop(context.wake.applications.send(Name::of(&object.metadata)));
         }
         Change::Deleted(object) => {
             let uid = object.uid().unwrap_or_default();
@@ -407,7 +386,7 @@ fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) + Send + Syn
             context.secrets.name(&token::namer(&object), &token::watched_secrets(&object));
             let waiting = context.claims.apply(token::claim_of(&object));
             context.wake_all(waiting.into_iter().filter(|claimant| Some(&claimant.uid) != object.metadata.uid.as_ref()));
-            drop(context.wake.tokens.send(ObjectRef::from_obj(&*object)));
+            drop(context.wake.tokens.send(Name::of(&object.metadata)));
         }
         Change::Deleted(object) => {
             let uid = object.uid().unwrap_or_default();
@@ -430,11 +409,11 @@ fn forget_unused(context: &Context, provider: Option<&ProviderKey>) {
 
 fn on_provider<P: ProviderObject>(
     context: &Arc<Context>,
-    wake: impl Fn(&Context, ObjectRef<P>) + Send + Sync + 'static,
+    wake: impl Fn(&Context, Name) + Send + Sync + 'static,
 ) -> impl Fn(Change<P>) + Send + Sync + 'static {
     let context = context.clone();
     move |change| match change {
-        Change::Applied(object) => wake(&context, ObjectRef::from_obj(&*object)),
+        Change::Applied(object) => wake(&context, Name::of(object.meta())),
         Change::Deleted(object) => {
             let specification = object.specification();
             let namer = specification.namer();

@@ -1,12 +1,9 @@
 //! Who may ask a tenant, and when: rate, concurrency, fairness between namespaces, pauses and the circuit breaker.
 //!
-//! One gate per tenant. Waiting requests are served by urgency, then in turn by namespace, so that neither a greedy
-//! namespace nor a mass of drift checks delays what is urgent. While the tenant is paused nobody waits: everybody
-//! is told when to come again, and says so in a status. A tenant that asked for a pause is asked less often afterwards, and
+//! One gate per tenant. Waiting requests are served in the order of [`Line`]. While the tenant is paused nobody waits: everybody is told when to come again, and says so in a status. A tenant that asked for a pause is asked less often afterwards, and
 //! as often as its budget says again once it has answered for a while: other programs may use up the same limit.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -14,6 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
+use super::line::{Line, Urgency};
 use crate::{
     model::{Class, Failure, RATE_LIMIT_UNKNOWN},
     reasons::Reason,
@@ -27,19 +25,6 @@ const BREAKER_MOST: Duration = Duration::from_secs(30);
 const SHARE_LEAST: f64 = 1.0 / 32.0;
 /// By so much of the budget grows the share with each answer: from a half back to the whole takes 250 answers.
 const SHARE_GAINED: f64 = 1.0 / 500.0;
-
-/// How urgent a request is, most urgent first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Urgency {
-    /// The token of somebody who has one that ends then, in seconds since 1970: what ends first comes first.
-    Expiring(i64),
-    /// A credential somebody waits for.
-    Wanted,
-    /// A deletion.
-    Deletion,
-    /// A look whether everything is as it was.
-    Drift,
-}
 
 /// How much traffic a tenant gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,19 +63,13 @@ pub struct Permit {
     gate: Arc<Gate>,
 }
 
-type Place = (Urgency, u64, u64);
-
 #[derive(Debug)]
 struct State {
     budget: Budget,
     /// When the next request may start; lags behind the present by at most a burst.
     next_start: Instant,
     in_flight: u32,
-    waiting: BTreeMap<Place, oneshot::Sender<Permit>>,
-    /// Per namespace: its last turn.
-    turns: HashMap<String, u64>,
-    turn: u64,
-    sequence: u64,
+    waiting: Line<oneshot::Sender<Permit>>,
     timer_is_set: bool,
     pause: Option<Pause>,
     failures_in_a_row: u32,
@@ -115,10 +94,7 @@ impl Gate {
                 budget,
                 next_start: Instant::now(),
                 in_flight: 0,
-                waiting: BTreeMap::new(),
-                turns: HashMap::new(),
-                turn: 0,
-                sequence: 0,
+                waiting: Line::default(),
                 timer_is_set: false,
                 pause: None,
                 failures_in_a_row: 0,
@@ -146,8 +122,7 @@ impl Gate {
                 return Err(pause.failure(doing));
             }
             let (sender, receiver) = oneshot::channel();
-            let place = state.place(namespace, urgency);
-            state.waiting.insert(place, sender);
+            state.waiting.join(namespace, urgency, sender);
             receiver
         };
         self.dispatch();
@@ -227,16 +202,11 @@ impl Gate {
                     }
                     break;
                 }
-                if let Some(((_, turn, _), sender)) = state.waiting.pop_first() {
-                    state.turn = state.turn.max(turn);
+                if let Some(sender) = state.waiting.serve() {
                     state.in_flight += 1;
                     state.next_start = start + state.interval();
                     granted.push((sender, Permit { gate: gate.clone() }));
                 }
-            }
-            if state.waiting.is_empty() {
-                state.turns.clear();
-                state.turn = 0;
             }
         }
         // Outside the lock: a permit nobody receives any more is dropped here, and takes the lock to give itself back.
@@ -274,13 +244,6 @@ impl State {
     /// While the service fails, one request at a time finds out whether it is back.
     fn concurrency(&self) -> u32 {
         if self.failures_in_a_row >= BREAKER_OPENS_AFTER { 1 } else { self.budget.concurrency.max(1) }
-    }
-
-    fn place(&mut self, namespace: &str, urgency: Urgency) -> Place {
-        self.sequence += 1;
-        let turn = self.turns.get(namespace).map_or(self.turn, |last| last.max(&self.turn) + 1);
-        self.turns.insert(namespace.to_owned(), turn);
-        (urgency, turn, self.sequence)
     }
 
     fn current_pause(&mut self) -> Option<Pause> {

@@ -1,12 +1,13 @@
 //! The identity services: one file each, which translates between the service's wire format and our words and holds no policy.
 //!
-//! What every service shares: [`gate`] (who may ask a tenant, and when), [`http`] (how a request is made, and what its answer means).
+//! What every service shares: [`gate`] (who may ask a tenant, and when; [`line`]: in which order), [`http`] (how a request is made, and what its answer means).
 
 pub mod app_id;
 pub mod assertion;
 pub mod gate;
 pub mod http;
 pub mod iam;
+pub mod line;
 pub mod oauth;
 pub mod oidc;
 pub mod secure_auth;
@@ -15,9 +16,10 @@ pub mod verify;
 use std::{future::Future, sync::Arc};
 
 pub use app_id::AppId;
-pub use gate::{Gate, Urgency};
+pub use gate::Gate;
 pub use http::{HttpSettings, Tenant};
 pub use iam::{Iam, IamCredential};
+pub use line::Urgency;
 pub use oidc::Oidc;
 pub use secure_auth::SecureAuth;
 pub use verify::Verify;

@@ -82,13 +82,18 @@ struct Times {
 ///
 /// When there is none. A refusal of the client is [`Reason::InvalidClient`], one of what the grant presents [`Reason::InvalidGrant`].
 pub(super) async fn ask(tenant: &Tenant, caller: &Caller, call: TokenCall<'_>) -> Result<IssuedToken, Failure> {
-    let has_key = matches!(call.request.client, Some(ClientCredential { proof: Proof::Key(_), .. }))
-        || matches!(call.request.grant, Grant::SignedJwtBearer(_));
     let time_before = tenant.time();
     let result = ask_once(tenant, caller, &call).await;
+    let client_signs = matches!(call.request.client, Some(ClientCredential { proof: Proof::Key(_), .. }));
+    let grant_is_signed = matches!(call.request.grant, Grant::SignedJwtBearer(_));
+    let was_not_accepted = |failure: &Failure| match failure.reason {
+        Reason::InvalidClient => client_signs,
+        Reason::InvalidGrant => grant_is_signed,
+        _ => false,
+    };
     match &result {
         // The assertion was made by a clock that turns out to be wrong: it was not accepted, so that one repetition is safe.
-        Err(failure) if has_key && failure.reason == Reason::InvalidClient && (tenant.time() - time_before).abs() > CLOCKS_DIFFER => {
+        Err(failure) if was_not_accepted(failure) && (tenant.time() - time_before).abs() > CLOCKS_DIFFER => {
             ask_once(tenant, caller, &call).await
         }
         _ => result,

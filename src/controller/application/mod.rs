@@ -17,7 +17,7 @@ use self::{
     survey::{Survey, connection_for},
 };
 use super::{
-    Context, Kind,
+    Context, Found, Kind,
     claims::ProviderKey,
     cluster::{Abort, Announcement, Subject},
     directory::Connection,
@@ -29,7 +29,7 @@ use crate::{
         application::{self as rules, Attention, Next, Outcome, ProviderView, Step, Triggers, World},
         layout::Shape,
     },
-    provider::{gate::Permit, iam},
+    provider::iam,
     reasons::Reason,
 };
 
@@ -63,12 +63,13 @@ pub struct Pass {
 
 impl Kind for Applications {
     type Object = AppIdApplication;
+    type Known = Survey;
     type Pass = Pass;
     type Step = Step;
 
     const NAME: &'static str = KIND;
 
-    fn settled(context: &Context, object: &AppIdApplication, now: Timestamp) -> Option<Option<Timestamp>> {
+    fn look(context: &Context, object: &AppIdApplication, now: Timestamp) -> Found<Survey> {
         let survey = Survey::of(context, object, now);
         let triggers = &survey.triggers;
         let obstacle = survey.obstacle(context, object);
@@ -76,19 +77,15 @@ impl Kind for Applications {
         let waits = triggers.next_action_at.is_some_and(|at| at > now) && !triggers.spec_changed && !triggers.deleting;
         let is_settled = !triggers.secret_changed
             && ((is_known_obstacle && waits) || rules::attention(triggers, obstacle.is_some(), now) == Attention::Nothing);
-        is_settled.then(|| survey.next_look(context, object, now))
+        if is_settled {
+            return Found::Nothing(survey.next_look(context, object, now));
+        }
+        let connection = context.directory.connection(&survey.provider).ok();
+        Found::Work { turn: connection.map(|connection| (connection.admission.clone(), urgency(object))), known: survey }
     }
 
-    async fn admitted(context: &Arc<Context>, object: &AppIdApplication) -> Option<Permit> {
-        let namespace = object.namespace().unwrap_or_default();
-        let connection = context.directory.connection(&ProviderKey::referred(&object.spec.provider_ref, &namespace)).ok()?;
-        // The gate of passes has no pauses: it never fails.
-        connection.admission.enter("waiting for a turn", &namespace, urgency(object)).await.ok()
-    }
-
-    async fn gather(context: &Arc<Context>, object: Arc<AppIdApplication>) -> Result<Pass, Abort> {
+    async fn gather(context: &Arc<Context>, object: Arc<AppIdApplication>, mut survey: Survey) -> Result<Pass, Abort> {
         let now = Timestamp::now();
-        let mut survey = Survey::of(context, &object, now);
         let subject = Subject::of(KIND, &*object);
         let shape = shape_of(&object);
         let (secret, secret_version) = look_at_secret(context, &object, &subject, &shape, &mut survey).await?;

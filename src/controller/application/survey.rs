@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// What can be seen of an object without asking anybody.
-pub(super) struct Survey {
+pub struct Survey {
     pub(super) uid: String,
     pub(super) key: Key,
     pub(super) provider: ProviderKey,

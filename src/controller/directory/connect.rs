@@ -16,6 +16,7 @@ use super::{
     super::{
         cluster::Abort,
         credentials::{ReadCredential, missing, pair},
+        turns::Turns,
         versions::Versions,
     },
     Bundle, Connection, Directory, Service, Specification,
@@ -43,7 +44,7 @@ use crate::{
 
 /// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
 /// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
-const PASSES: Budget = Budget { requests_per_second: 100_000, concurrency: 8 };
+const PASSES: u32 = 8;
 
 /// How long an assertion of a client is valid where the spec says nothing, and the least and the most that it may say.
 const ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
@@ -145,7 +146,7 @@ struct Common {
 
 /// A connection without its service.
 struct Draft {
-    admission: Arc<Gate>,
+    admission: Arc<Turns>,
     budget: Budget,
 }
 
@@ -281,7 +282,7 @@ impl Directory {
             let mut known = self.shared.lock();
             (
                 revived(&mut known.tenants, &place, || SharedTenant::new(Gate::new(budget))),
-                revived(&mut known.admissions, &place, || Gate::new(PASSES)),
+                revived(&mut known.admissions, &place, || Turns::new(PASSES)),
             )
         };
         let tenant =
@@ -329,7 +330,7 @@ impl Directory {
             tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),
             host: url.origin().ascii_serialization(),
             credentials: source.map(|source| source.version.clone()),
-            admission: Gate::new(PASSES),
+            admission: Turns::new(PASSES),
             fingerprint,
             budget,
         })
@@ -407,7 +408,7 @@ impl Directory {
         let place = (host.to_owned(), identity.to_owned());
         let (gate, admission) = {
             let mut known = self.shared.lock();
-            (revived(&mut known.gates, &place, || Gate::new(budget)), revived(&mut known.admissions, &place, || Gate::new(PASSES)))
+            (revived(&mut known.gates, &place, || Gate::new(budget)), revived(&mut known.admissions, &place, || Turns::new(PASSES)))
         };
         let tenant = Tenant::new(service, gate, &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
         Ok(Common { tenant, connection: Draft { admission, budget } })

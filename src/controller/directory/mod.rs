@@ -22,6 +22,7 @@ use super::{
     claims::ProviderKey,
     cluster::Abort,
     credentials::Credentials,
+    turns::Turns,
     versions::{Key, Versions},
 };
 use crate::{
@@ -122,7 +123,7 @@ pub struct Connection {
     /// The credential Secret it was made with, where the provider has one.
     pub credentials: Option<ObjectVersion>,
     /// Decides how many passes over objects of this tenant run at once.
-    pub admission: Arc<Gate>,
+    pub admission: Arc<Turns>,
     fingerprint: [u8; 32],
     budget: Budget,
 }
@@ -159,7 +160,7 @@ struct Entry {
 struct Shared {
     tenants: HashMap<(String, String), Weak<SharedTenant>>,
     gates: HashMap<(String, String), Weak<Gate>>,
-    admissions: HashMap<(String, String), Weak<Gate>>,
+    admissions: HashMap<(String, String), Weak<Turns>>,
     iams: HashMap<[u8; 32], Weak<Iam>>,
 }
 

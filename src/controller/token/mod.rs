@@ -10,11 +10,11 @@ mod status;
 use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt};
+use kube::Api;
 
 use self::{
     refresh_token::Held,
-    source::{Source, digest},
+    source::{Outline, Source, digest},
     spec::{secret_key, spends, state_key},
 };
 pub use self::{
@@ -23,7 +23,7 @@ pub use self::{
     spec::{claim_of, named_secrets, namer, watched_secrets},
 };
 use super::{
-    Context, Kind,
+    Context, Found, Kind,
     clock::moment,
     cluster::{Abort, Announcement, Subject},
     report::{condition, is_said, is_true},
@@ -35,7 +35,7 @@ use crate::{
         Problem,
         token::{self as rules, Issued, Published, SecretView, Step, World},
     },
-    provider::{Caller, TokenIssuer, Urgency, gate::Permit},
+    provider::{Caller, TokenIssuer, Urgency},
     reasons::Reason,
 };
 
@@ -44,6 +44,9 @@ pub const KIND: &str = "AccessToken";
 
 /// Where the service tells no lifetime, and the provider sets none.
 const LIFETIME_UNKNOWN: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// What is known of the source of a token, or what is in the way.
+type Outlined = Result<Outline, Problem>;
 
 /// The kind.
 #[derive(Debug)]
@@ -67,65 +70,28 @@ pub struct Pass {
 
 impl Kind for AccessTokens {
     type Object = AccessToken;
+    type Known = Outlined;
     type Pass = Pass;
     type Step = Step;
 
     const NAME: &'static str = KIND;
 
-    fn settled(context: &Context, object: &AccessToken, _: Timestamp) -> Option<Option<Timestamp>> {
-        let now = context.clock.now();
-        let status = object.status.as_ref()?;
-        let uid = object.metadata.uid.as_deref().unwrap_or_default();
-        if status.observed_generation != object.metadata.generation || context.memory.is_woken(uid) {
-            return None;
-        }
-        if context.secrets.get(&secret_key(object)) != status.secret_version {
-            return None;
-        }
+    fn look(context: &Context, object: &AccessToken, _: Timestamp) -> Found<Outlined> {
         let outline = source::outline(context, object);
-        let is_ahead = |at: &Timestamp| *at > now;
-        let retry_at = status.next_action_at.as_ref().map(|at| at.0);
-        let (expires_at, refresh_at) = times(context, status, uid);
-        let ends_unsaid = |at: &Timestamp| is_true(&status.conditions, "Ready") && *at <= now;
-        if expires_at.as_ref().is_some_and(ends_unsaid) {
-            return None;
-        }
-        let wanted = match &outline {
-            Err(problem) => {
-                let is_known = is_said(&status.conditions, problem) || is_suspended(object, status);
-                let waits = is_known && context.schedules.has_passed(uid) && retry_at.as_ref().is_none_or(is_ahead);
-                return waits.then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
+        match settled(context, object, &outline) {
+            Some(again) => Found::Nothing(again),
+            None => {
+                let turn = outline.as_ref().ok().map(|outline| (outline.connection.admission.clone(), urgency(object)));
+                Found::Work { known: outline, turn }
             }
-            Ok(outline) => outline.issued_for.as_ref(),
-        };
-        if is_suspended(object, status) {
-            return Some(local(now, expires_at.filter(is_ahead)));
         }
-        if status.failures.is_some() || retry_at.is_some() {
-            let is_tried = wanted.is_some() && status.tried_for.as_ref() == wanted;
-            let is_known_obstacle = status.failures.is_none() && context.schedules.has_passed(uid) && stands(status, wanted.is_some());
-            let waits = (is_tried || is_known_obstacle) && retry_at.as_ref().is_some_and(is_ahead);
-            // What a person has to mend is not tried again by itself.
-            let is_over = is_tried && status.refresh_token.as_ref().is_some_and(|said| said.refused) && retry_at.is_none();
-            return (waits || is_over).then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
-        }
-        let is_current = wanted.is_some() && status.issued_for.as_ref() == wanted;
-        let is_fresh = is_current && refresh_at.as_ref().is_some_and(is_ahead);
-        is_fresh.then(|| local(now, earliest([refresh_at, expires_at])))
     }
 
-    async fn admitted(context: &Arc<Context>, object: &AccessToken) -> Option<Permit> {
-        let outline = source::outline(context, object).ok()?;
-        let namespace = object.namespace().unwrap_or_default();
-        // The gate of passes has no pauses: it never fails.
-        outline.connection.admission.enter("waiting for a turn", &namespace, urgency(object)).await.ok()
-    }
-
-    async fn gather(context: &Arc<Context>, object: Arc<AccessToken>) -> Result<Pass, Abort> {
+    async fn gather(context: &Arc<Context>, object: Arc<AccessToken>, outline: Outlined) -> Result<Pass, Abort> {
         let now = context.clock.now();
         let subject = Subject::of(KIND, &*object);
         let status = object.status.clone().unwrap_or_default();
-        let (source, obstacle) = match source::outline(context, &object) {
+        let (source, obstacle) = match outline {
             Err(problem) => (None, Some(problem)),
             Ok(_) if object.spec.suspend => (None, None),
             Ok(outline) => match source::read(context, &object, &outline).await? {
@@ -302,6 +268,48 @@ fn refresh_token_rival(context: &Context, object: &AccessToken, uid: &str) -> Op
     let what_to_do = "services take back what is used twice: give each its own";
     let message = format!("{rival} uses the refresh token of the Secret {} already, and {what_to_do}", secret.1);
     Some(Problem::new(Reason::RefreshTokenShared, message))
+}
+
+/// From memory alone: when to look again, if there is nothing to do now. `None`: there may be something to do.
+fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Option<Option<Timestamp>> {
+    let now = context.clock.now();
+    let status = object.status.as_ref()?;
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    if status.observed_generation != object.metadata.generation || context.memory.is_woken(uid) {
+        return None;
+    }
+    if context.secrets.get(&secret_key(object)) != status.secret_version {
+        return None;
+    }
+    let is_ahead = |at: &Timestamp| *at > now;
+    let retry_at = status.next_action_at.as_ref().map(|at| at.0);
+    let (expires_at, refresh_at) = times(context, status, uid);
+    let ends_unsaid = |at: &Timestamp| is_true(&status.conditions, "Ready") && *at <= now;
+    if expires_at.as_ref().is_some_and(ends_unsaid) {
+        return None;
+    }
+    let wanted = match outline {
+        Err(problem) => {
+            let is_known = is_said(&status.conditions, problem) || is_suspended(object, status);
+            let waits = is_known && context.schedules.has_passed(uid) && retry_at.as_ref().is_none_or(is_ahead);
+            return waits.then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
+        }
+        Ok(outline) => outline.issued_for.as_ref(),
+    };
+    if is_suspended(object, status) {
+        return Some(local(now, expires_at.filter(is_ahead)));
+    }
+    if status.failures.is_some() || retry_at.is_some() {
+        let is_tried = wanted.is_some() && status.tried_for.as_ref() == wanted;
+        let is_known_obstacle = status.failures.is_none() && context.schedules.has_passed(uid) && stands(status, wanted.is_some());
+        let waits = (is_tried || is_known_obstacle) && retry_at.as_ref().is_some_and(is_ahead);
+        // What a person has to mend is not tried again by itself.
+        let is_over = is_tried && status.refresh_token.as_ref().is_some_and(|said| said.refused) && retry_at.is_none();
+        return (waits || is_over).then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
+    }
+    let is_current = wanted.is_some() && status.issued_for.as_ref() == wanted;
+    let is_fresh = is_current && refresh_at.as_ref().is_some_and(is_ahead);
+    is_fresh.then(|| local(now, earliest([refresh_at, expires_at])))
 }
 
 /// Whether the obstacle that was reported is one that can stand although nothing is in the way from here: whatever could end it wakes the

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What is known of a source without reading any credential.
-pub(super) struct Outline {
+pub struct Outline {
     pub(super) provider: ProviderKey,
     pub(super) connection: Arc<Connection>,
     /// What a token is issued for now; `None` while the version of a credential is not known.
