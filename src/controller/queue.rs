@@ -317,7 +317,7 @@ mod tests {
         // `b` is gone, `c` is settled, and nobody said so; `e` has become urgent.
         harness.world.0.lock().needs.remove("b");
         harness.need("c", Need { rest: Some(Duration::from_secs(3600)), ..Need::new(Some(&turns)) });
-        let end_of_e = harness.need("e", Need { urgency: Urgency::Expiring(7), ..Need::new(Some(&turns)) });
+        let end_of_e = harness.need("e", Need { urgency: Urgency::Expiring(Instant::now()), ..Need::new(Some(&turns)) });
         harness.ask("e").await;
         ends["a"].add_permits(1);
         settle().await;

@@ -5,6 +5,7 @@
 use std::{fmt, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::provider::line::{Line, Place, Urgency};
 
@@ -50,7 +51,7 @@ impl Turns {
     fn pass_on(self: &Arc<Self>) {
         let next = {
             let mut state = self.0.lock();
-            let next = state.line.serve();
+            let next = state.line.serve(Instant::now());
             if next.is_none() {
                 state.free += 1;
             }
@@ -100,7 +101,7 @@ impl Ticket {
     /// Whether it is the right place for something of that urgency.
     #[must_use]
     pub fn suits(&self, turns: &Arc<Turns>, urgency: Urgency) -> bool {
-        Arc::ptr_eq(&self.of, turns) && self.place.urgency() == urgency
+        Arc::ptr_eq(&self.of, turns) && self.place.urgency().is_like(urgency)
     }
 }
 

@@ -202,7 +202,7 @@ impl Gate {
                     }
                     break;
                 }
-                if let Some(sender) = state.waiting.serve() {
+                if let Some(sender) = state.waiting.serve(now) {
                     state.in_flight += 1;
                     state.next_start = start + state.interval();
                     granted.push((sender, Permit { gate: gate.clone() }));
@@ -314,8 +314,8 @@ mod tests {
             ("greedy", Urgency::Wanted),
             ("modest", Urgency::Wanted),
             ("late", Urgency::Drift),
-            ("later token", Urgency::Expiring(900)),
-            ("token", Urgency::Expiring(300)),
+            ("later token", Urgency::Expiring(Instant::now() + Duration::from_secs(900))),
+            ("token", Urgency::Expiring(Instant::now() + Duration::from_secs(300))),
         ] {
             let (gate, order) = (gate.clone(), order.clone());
             tasks.push(tokio::spawn(async move {
@@ -343,7 +343,7 @@ mod tests {
         gate.rate_limited(Some(Duration::from_secs(7)));
         let failure = waiting.await.expect("no panic").expect_err("paused");
         assert_eq!((failure.class, failure.retry_after), (Class::RateLimited, Some(Duration::from_secs(7))));
-        assert!(gate.enter("asking", "c", Urgency::Expiring(0)).await.is_err());
+        assert!(gate.enter("asking", "c", Urgency::Expiring(Instant::now())).await.is_err());
         drop(hold);
         tokio::time::advance(Duration::from_secs(8)).await;
         assert!(gate.enter("asking", "c", Urgency::Wanted).await.is_ok());

@@ -1,18 +1,42 @@
 //! Who is next: by urgency, then in turn by namespace, so that neither a greedy namespace nor a mass of drift checks delays what is urgent.
+//!
+//! Where more tokens are due than can be replaced, that would leave nothing for those who have none yet. So, as long as no token is about to
+//! end, one of every [`SHARE`] turns goes to a credential that somebody waits for, or to a deletion.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Of so many turns in a row one goes to those who wait behind the tokens that are to be replaced.
+const SHARE: u32 = 4;
+/// A token that ends this soon is about to end: nobody else goes first. Longer than one request may take.
+const ABOUT_TO_END: Duration = Duration::from_secs(10);
 
 /// How urgent it is, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
-    /// The token of somebody who has one that ends then, in seconds since 1970: what ends first comes first.
-    Expiring(i64),
+    /// The token of somebody who has one that ends then: what ends first comes first.
+    Expiring(Instant),
     /// A credential somebody waits for.
     Wanted,
     /// A deletion.
     Deletion,
     /// A look whether everything is as it was.
     Drift,
+}
+
+impl Urgency {
+    /// Whether a place for the one is as good as a place for the other.
+    #[must_use]
+    pub fn is_like(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Expiring(a), Self::Expiring(b)) => a.max(b) - a.min(b) < Duration::from_secs(1),
+            _ => self == other,
+        }
+    }
 }
 
 /// A place in a line: urgency, turn of its namespace, number.
@@ -35,11 +59,13 @@ pub struct Line<T> {
     turns: HashMap<String, u64>,
     turn: u64,
     sequence: u64,
+    /// So many turns in a row went to tokens that are to be replaced, while others waited for theirs.
+    in_a_row: u32,
 }
 
 impl<T> Default for Line<T> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), turns: HashMap::new(), turn: 0, sequence: 0 }
+        Self { waiting: BTreeMap::new(), turns: HashMap::new(), turn: 0, sequence: 0, in_a_row: 0 }
     }
 }
 
@@ -61,10 +87,11 @@ impl<T> Line<T> {
         who
     }
 
-    /// Serves whoever is next.
-    pub fn serve(&mut self) -> Option<T> {
-        let (Place(_, turn, _), who) = self.waiting.pop_first()?;
-        self.turn = self.turn.max(turn);
+    /// Serves whoever is next at this time.
+    pub fn serve(&mut self, now: Instant) -> Option<T> {
+        let place = self.next(now)?;
+        let who = self.waiting.remove(&place)?;
+        self.turn = self.turn.max(place.1);
         self.forget_turns_of_nobody();
         Some(who)
     }
@@ -81,10 +108,149 @@ impl<T> Line<T> {
         self.forget_turns_of_nobody();
     }
 
+    fn next(&mut self, now: Instant) -> Option<Place> {
+        let (first, _) = self.waiting.first_key_value()?;
+        let Urgency::Expiring(ends) = first.0 else { return Some(*first) };
+        let other = self.waiting.range(Place(Urgency::Wanted, 0, 0)..).next().map(|(place, _)| place);
+        let Some(other) = other.filter(|place| place.0 != Urgency::Drift) else {
+            self.in_a_row = 0;
+            return Some(*first);
+        };
+        if self.in_a_row + 1 < SHARE || ends <= now + ABOUT_TO_END {
+            self.in_a_row = self.in_a_row.saturating_add(1).min(SHARE);
+            return Some(*first);
+        }
+        self.in_a_row = 0;
+        Some(*other)
+    }
+
     fn forget_turns_of_nobody(&mut self) {
         if self.waiting.is_empty() {
             self.turns.clear();
             self.turn = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Serves everybody who waits, by name.
+    fn order(now: Instant, waiting: &[(&'static str, Urgency)]) -> String {
+        let mut line = Line::default();
+        for (name, urgency) in waiting {
+            line.join("ns", *urgency, *name);
+        }
+        let mut served = Vec::new();
+        while let Some(name) = line.serve(now) {
+            served.push(name);
+        }
+        assert!(line.is_empty());
+        served.join(" ")
+    }
+
+    #[test]
+    fn one_of_four_turns_goes_to_those_who_have_nothing_yet_unless_a_token_is_about_to_end() {
+        let now = Instant::now();
+        let ends_in = |seconds| Urgency::Expiring(now + Duration::from_secs(seconds));
+        let (far, near) = (ends_in(60), ends_in(9));
+        let (new, gone, drift) = (Urgency::Wanted, Urgency::Deletion, Urgency::Drift);
+        let rows: [(&str, Vec<(&'static str, Urgency)>, &str); 6] = [
+            ("one of four", [("E", far); 8].into_iter().chain([("n", new); 3]).collect(), "E E E n E E E n E E n"),
+            ("about to end", [("E", near); 5].into_iter().chain([("n", new); 2]).collect(), "E E E E E n n"),
+            ("what ends first", vec![("later", ends_in(90)), ("n", new), ("E", far), ("soon", near)], "soon E later n"),
+            (
+                "after the rush the others are next",
+                vec![("E", near); 4].into_iter().chain([("e", far), ("n", new)]).collect(),
+                "E E E E n e",
+            ),
+            ("a deletion has its share", vec![("E", far); 4].into_iter().chain([("d", gone), ("look", drift)]).collect(), "E E E d E look"),
+            ("a drift check has none", vec![("E", far); 6].into_iter().chain([("look", drift)]).collect(), "E E E E E E look"),
+        ];
+        for (reason, waiting, expected) in rows {
+            assert_eq!(order(now, &waiting), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn namespaces_take_turns_also_within_the_share() {
+        let now = Instant::now();
+        let mut line = Line::default();
+        for _ in 0..9 {
+            line.join("old", Urgency::Expiring(now + Duration::from_secs(3600)), "E");
+        }
+        for (namespace, name) in [("greedy", "g"), ("greedy", "g"), ("modest", "m")] {
+            line.join(namespace, Urgency::Wanted, name);
+        }
+        let served: Vec<&str> = std::iter::from_fn(|| line.serve(now)).collect();
+        assert_eq!(served.join(" "), "E E E g E E E m E E E g");
+    }
+
+    #[test]
+    fn who_leaves_is_not_served_and_leaves_once() {
+        let now = Instant::now();
+        let mut line = Line::default();
+        let place = line.join("ns", Urgency::Wanted, 1);
+        line.join("ns", Urgency::Wanted, 2);
+        assert_eq!((line.leave(&place), line.leave(&place)), (Some(1), None));
+        assert_eq!((line.serve(now), line.serve(now)), (Some(2), None));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_128), ..ProptestConfig::default() })]
+
+        /// Whoever comes and whenever turns come: nobody is served twice or forgotten, a token that is about to end waits for nobody but tokens
+        /// that end sooner, and somebody without a token waits for at most three that could have waited.
+        #[test]
+        fn nobody_starves_and_no_token_ends_for_the_sake_of_others(
+            events in proptest::collection::vec((0_u8..6, 0_u64..120, 0_u8..3), 1..200),
+        ) {
+            let begun = Instant::now();
+            let mut line = Line::default();
+            let mut waiting: HashMap<usize, Urgency> = HashMap::new();
+            let mut passed_over = 0;
+            let mut clock = Duration::ZERO;
+            for (number, (kind, seconds, namespace)) in events.into_iter().enumerate() {
+                clock += Duration::from_millis(500);
+                let now = begun + clock;
+                let urgency = match kind {
+                    0 | 1 => Urgency::Expiring(now + Duration::from_secs(seconds)),
+                    2 => Urgency::Wanted,
+                    3 => Urgency::Drift,
+                    _ => {
+                        let served = line.serve(now);
+                        prop_assert_eq!(served.is_some(), !waiting.is_empty());
+                        let Some(urgency) = served.map(|number: usize| waiting.remove(&number).expect("served once")) else { continue };
+                        let first_end = waiting.values().filter_map(|waits| match waits {
+                            Urgency::Expiring(ends) => Some(*ends),
+                            _ => None,
+                        }).min();
+                        let somebody_has_none = waiting.values().any(|waits| *waits == Urgency::Wanted);
+                        match urgency {
+                            Urgency::Expiring(ends) => {
+                                prop_assert!(first_end.is_none_or(|first| ends <= first), "what ends first comes first");
+                                let could_wait = ends > now + ABOUT_TO_END;
+                                passed_over = if somebody_has_none && could_wait { passed_over + 1 } else if somebody_has_none { passed_over } else { 0 };
+                                prop_assert!(passed_over < SHARE, "somebody starves");
+                            }
+                            Urgency::Wanted => {
+                                passed_over = 0;
+                                prop_assert!(first_end.is_none_or(|first| first > now + ABOUT_TO_END), "a token ends for the sake of others");
+                            }
+                            _ => prop_assert!(!somebody_has_none && first_end.is_none(), "a look can wait"),
+                        }
+                        continue;
+                    }
+                };
+                line.join(["a", "b", "c"][usize::from(namespace)], urgency, number);
+                waiting.insert(number, urgency);
+            }
+            while let Some(number) = line.serve(begun + clock) {
+                prop_assert!(waiting.remove(&number).is_some());
+            }
+            prop_assert!(waiting.is_empty());
         }
     }
 }

@@ -420,6 +420,36 @@ async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
         .await;
 }
 
+/// Promise 9: where more refreshes are due than the budget allows, a token that nobody has yet is not put off for ever by those that have life
+/// enough left.
+#[tokio::test]
+async fn a_new_token_gets_its_turn_although_more_refreshes_are_due_than_the_budget_allows() {
+    // Fifty-two every ten seconds, and four a second: forty of them keep the service busy for ever.
+    const TOKENS: usize = 52;
+    let stage = Stage::new("share").await;
+    lifetime(&stage, 3600).await;
+    let mut document = stage.iam_document(IAM);
+    document["spec"]["budget"] = json!({ "requestsPerSecond": 4, "concurrency": 1 });
+    stage.apply(&document).await.expect("accepted");
+    let _operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    let often = json!({ "providerRef": { "name": IAM }, "refresh": { "maxInterval": "10s" } });
+    let names: Vec<String> = (0..TOKENS).map(|number| format!("token-{number}")).collect();
+    futures::future::join_all(names.iter().map(|name| stage.token(name, often.clone()))).await;
+    eventually("every one of them has its first token", async || {
+        let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
+        let has_one = |token: &&AccessToken| token.status.as_ref().is_some_and(|status| status.expires_at.is_some());
+        tokens.iter().filter(has_one).count() == TOKENS
+    })
+    .await;
+    // It was as much as it was meant to be.
+    eventually("one of them says that the budget is too small", async || {
+        let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
+        tokens.iter().any(|token| token_condition(token, "Fresh") == Some(("False", "BudgetTooSmall")))
+    })
+    .await;
+}
+
 /// Promise 3, as a reader sees it: many tokens of short life, a service that fails in every way for a third of its answers, and a prober that
 /// reads every Secret ten times a second.
 ///

@@ -81,7 +81,7 @@ impl Kind for AccessTokens {
         match settled(context, object, &outline) {
             Some(again) => Found::Nothing(again),
             None => {
-                let turn = outline.as_ref().ok().map(|outline| (outline.connection.admission.clone(), urgency(object)));
+                let turn = outline.as_ref().ok().map(|outline| (outline.connection.admission.clone(), urgency(context, object)));
                 Found::Work { known: outline, turn }
             }
         }
@@ -230,7 +230,7 @@ impl Pass {
         let Some(source) = &self.source else { return Err(Abort::Stale) };
         let context = self.context.clone();
         let fence = Some(context.leadership.clone() as Arc<dyn crate::provider::Fence>);
-        let caller = Caller { namespace: self.subject.namespace.clone(), urgency: urgency(&self.object), fence };
+        let caller = Caller { namespace: self.subject.namespace.clone(), urgency: urgency(&self.context, &self.object), fence };
         let request = self.refresh_token.as_ref().map(|held| held.request(&source.request));
         // The process does not end between the answer and the successor's being stored.
         let in_flight = request.as_ref().map(|_| context.leadership.begin_create());
@@ -368,10 +368,10 @@ fn times(context: &Context, status: &AccessTokenStatus, uid: &str) -> (Option<Ti
     }
 }
 
-fn urgency(object: &AccessToken) -> Urgency {
-    let expires_at = object.status.as_ref().and_then(|status| status.expires_at.as_ref());
-    // What ends first comes first.
-    expires_at.map_or(Urgency::Wanted, |at| Urgency::Expiring(at.0.as_second()))
+fn urgency(context: &Context, object: &AccessToken) -> Urgency {
+    let Some(status) = &object.status else { return Urgency::Wanted };
+    let (expires_at, _) = times(context, status, object.metadata.uid.as_deref().unwrap_or_default());
+    expires_at.map_or(Urgency::Wanted, |at| Urgency::Expiring(moment_of(context.clock.now(), at).into()))
 }
 
 fn earliest<const N: usize>(times: [Option<Timestamp>; N]) -> Option<Timestamp> {
