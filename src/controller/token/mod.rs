@@ -3,6 +3,8 @@
 mod refresh_token;
 mod schedules;
 mod secret;
+#[cfg(test)]
+mod simulation;
 mod source;
 mod spec;
 mod status;

@@ -365,4 +365,6 @@ fn shown(at: Timestamp) -> Timestamp {
 }
 
 #[cfg(test)]
+mod day;
+#[cfg(test)]
 mod tests;
