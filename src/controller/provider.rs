@@ -175,16 +175,16 @@ impl<P: ProviderObject> Pass<P> {
             self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
             self.context.memory.reported(&self.subject.uid, now);
         }
-        if let Some(announcement) = change {
-            self.context.announce(&self.subject, &announcement).await;
-        }
         if becomes_ready {
             self.context.directory.trust(&self.object.specification().key);
         }
         if becomes_ready && !was_ready {
-            // What failed for want of a working provider is tried at once.
+            // What failed for want of a working provider is tried at once; what fails later, for another reason, keeps its wait.
             let key = self.object.specification().key;
             self.context.wake_all(self.context.claims.of_provider(&key));
+        }
+        if let Some(announcement) = change {
+            self.context.announce(&self.subject, &announcement).await;
         }
         Ok(status.next_action_at.map(|at| at.0))
     }

@@ -1,10 +1,13 @@
 //! Access tokens on a stage.
 
 use cloud_identity_operator::{api::AccessToken, controller::report};
-use kube::Api;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use serde_json::{Value, json};
 
-use crate::{Stage, merge, status_and_reason, wait};
+use crate::{Chronicle, Stage, merge, status_and_reason, wait};
 
 /// Name of the stage's provider for IAM.
 pub const IAM: &str = "ibm";
@@ -14,6 +17,21 @@ impl Stage {
     #[must_use]
     pub fn tokens(&self) -> Api<AccessToken> {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Opens a chronicle of the namespace's tokens.
+    pub async fn token_chronicle(&self) -> Chronicle<AccessToken> {
+        Chronicle::open(self.tokens()).await
+    }
+
+    /// Annotates a token with a request for another one, as a person does; each `word` is a request of its own.
+    ///
+    /// # Panics
+    ///
+    /// When the API server refuses it.
+    pub async fn ask_for_token(&self, name: &str, word: &str) {
+        let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": word } } }));
+        self.tokens().patch(name, &PatchParams::default(), &ask).await.expect("the request is accepted");
     }
 
     /// The document of a provider for the stage's IAM.

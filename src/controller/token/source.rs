@@ -132,7 +132,11 @@ pub(super) async fn read(context: &Context, object: &AccessToken, outline: &Outl
             Err(problem) => return Ok(Err(problem)),
         }
     }
-    Ok(assemble(object, outline, &Secrets { namespace: object.namespace().unwrap_or_default(), read }))
+    // Of a Secret that nobody named before no version was known; now it was read.
+    let known = outline.issued_for.clone().or_else(|| {
+        issued_for(context, object, &outline.provider, &outline.connection, outline.application.as_deref(), outline.audience.clone())
+    });
+    Ok(assemble(object, outline, known, &Secrets { namespace: object.namespace().unwrap_or_default(), read }))
 }
 
 /// Secrets that were read, by name.
@@ -153,12 +157,11 @@ impl Secrets {
     }
 }
 
-fn assemble(object: &AccessToken, outline: &Outline, secrets: &Secrets) -> Result<Source, Problem> {
+fn assemble(object: &AccessToken, outline: &Outline, known: Option<IssuedFor>, secrets: &Secrets) -> Result<Source, Problem> {
     let spec = &object.spec.grant;
     let versions = |(name, credential): (&String, &ReadCredential)| (name.clone(), credential.version.clone());
-    let mut issued_for = match &outline.issued_for {
-        Some(issued_for) => issued_for.clone(),
-        None => return Err(Problem::new(Reason::ProviderNotReady, "the provider is being looked at")),
+    let Some(mut issued_for) = known else {
+        return Err(Problem::new(Reason::ProviderNotReady, "the provider is being looked at"));
     };
     // What was read counts, not what the watch has told so far.
     issued_for.credentials = secrets.read.iter().map(versions).collect();

@@ -1,9 +1,9 @@
 //! Every status from 300 to 599, for each call whose answer could be taken for absence.
 
 use cloud_identity_operator::api::AppIdApplication;
-use identity_simulator::{Action, Rule, When};
+use identity_simulator::{Action, KeySeed, OAuthClientSeed, OidcServerSeed, Rule, When};
 use serde_json::json;
-use stage::{Operator, OperatorOptions, Stage, condition, observed};
+use stage::{Operator, OperatorOptions, Stage, condition, merge, observed, token_condition, token_message};
 
 const CREATE: &str = "app_id.applications.create";
 const DELETE: &str = "app_id.applications.delete";
@@ -156,4 +156,75 @@ async fn no_status_of_a_deletion_lets_the_object_go() {
     subject.change("at last").await;
     subject.stage.gone("storefront").await;
     assert_eq!(subject.counts().await, (1, 1));
+}
+
+/// A token that lives for an hour, of a provider that leads to `service`.
+async fn published(stage: &Stage, name: &str, service: serde_json::Value) {
+    let mut document = stage.iam_document(name);
+    document["spec"].as_object_mut().expect("an object").remove("iam");
+    merge(&mut document["spec"], service);
+    stage.apply(&document).await.expect("the provider is accepted");
+    stage.ready_provider(name).await;
+    let own = json!({ "secretRef": { "name": format!("own-{name}") } });
+    stage.token(name, json!({ "providerRef": { "name": name }, "credentials": own })).await;
+    stage.token_ready(name).await;
+}
+
+/// Meets every status in a call for another token, and looks at the published one each time.
+async fn meets_every_status(stage: &Stage, name: &str, operation: &str, body_contains: Option<&str>) {
+    let secret = stage.stored_secret(name).await;
+    for status in statuses() {
+        let rule = Rule::every(operation, answer(status));
+        let rule = body_contains.map_or(rule.clone(), |text| rule.body_contains(text));
+        let fault = stage.control.inject(&rule).await.expect("accepted");
+        stage.ask_for_token(name, &format!("status-{status}")).await;
+        let met = format!("met {status} at {operation}");
+        let token = stage.token_where(name, &met, |token| {
+            let tried_for = token.status.as_ref().and_then(|status| status.tried_for.as_ref()?.request.clone());
+            let failed = token_condition(token, "Fresh")
+                .is_some_and(|(fresh, reason)| fresh == "False" && (reason != "RateLimited" || status == 429));
+            failed && tried_for == Some(format!("status-{status}"))
+        });
+        let token = token.await;
+        assert!(stage.control.fault(fault.id).await.expect("it is known").fired > 0, "{status}: nobody called {operation}");
+        assert_eq!(token_condition(&token, "Ready"), Some(("True", "Ready")), "{met}: the token lives");
+        let said = token_message(&token, "Fresh").expect("a message");
+        assert!(said.contains("valid until"), "{met}: {said}");
+        let next = token.status.and_then(|status| status.next_action_at).expect("it is tried again");
+        assert!(next.0 > jiff::Timestamp::now() - std::time::Duration::from_secs(5), "{met}: {next:?}");
+        stage.control.remove_fault(fault.id).await.expect("it goes");
+    }
+    assert_eq!(stage.stored_secret(name).await, secret, "the Secret was not touched");
+    stage.ask_for_token(name, "after all").await;
+    stage
+        .token_where(name, "is fresh after all", |token| {
+            let asked = token.status.as_ref().and_then(|status| status.issued_for.as_ref()?.request.as_deref());
+            asked == Some("after all") && token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True")
+        })
+        .await;
+    assert_ne!(stage.stored_secret(name).await.data, secret.data, "it was replaced by the first good answer");
+}
+
+/// Promises 2 and 3: whatever status the call for another token meets, the published one stays bit for bit and Ready, and the object says
+/// until when it lives.
+///
+/// Traps: T02, T07, T30.
+#[tokio::test]
+async fn no_status_of_a_call_for_a_token_takes_the_published_one_away() {
+    let stage = Stage::new("token-statuses").await;
+    let key = KeySeed { id: "own".into(), value: "cafec0de-own-key".into(), ..KeySeed::default() };
+    stage.control.add_key(&key).await.expect("added");
+    stage.secret("own-iam", &[("apikey", "cafec0de-own-key")]).await;
+    let client = OAuthClientSeed { client_id: "orders".into(), secret: Some("cafec0de-orders".into()), ..OAuthClientSeed::default() };
+    let server = OidcServerSeed { id: "main".into(), clients: vec![client], ..OidcServerSeed::default() };
+    stage.control.add_oidc_server(&server).await.expect("added");
+    stage.secret("own-oidc", &[("client_id", "orders"), ("client_secret", "cafec0de-orders")]).await;
+    let _operator = stage.operator().await;
+    let urls = stage.simulator.urls();
+    published(&stage, "iam", json!({ "iam": { "url": urls.iam, "apiKey": { "secretRef": { "name": "ibm-api-key" } } } })).await;
+    published(&stage, "oidc", json!({ "oidc": { "issuer": format!("{}/tenants/main", urls.oidc) } })).await;
+    tokio::join!(
+        meets_every_status(&stage, "iam", "iam.token", Some("cafec0de-own-key")),
+        meets_every_status(&stage, "oidc", "oidc.token", None)
+    );
 }

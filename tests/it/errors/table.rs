@@ -2,6 +2,7 @@
 
 mod fault;
 mod row;
+mod token;
 
 use std::cell::{Cell, RefCell};
 

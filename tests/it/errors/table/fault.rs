@@ -9,9 +9,9 @@ const GIB: u64 = 1 << 30;
 /// What `Retry-After` says in seconds.
 pub(super) const TOLD: Duration = Duration::from_secs(6);
 /// How far ahead the date in `Retry-After` is, when the fault is set: rows may queue for a while until they meet it.
-const DATED: Duration = Duration::from_secs(20);
+pub(super) const DATED: Duration = Duration::from_secs(20);
 /// App ID's documented block, when nothing is said.
-const BLOCK: Duration = Duration::from_secs(30);
+pub(super) const BLOCK: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {

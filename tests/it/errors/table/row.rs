@@ -40,9 +40,9 @@ pub(super) struct Row<'a> {
     pub(super) name: String,
 }
 
-type Flaw = String;
+pub(super) type Flaw = String;
 
-fn sure(holds: bool, flaw: impl FnOnce() -> String) -> Result<(), Flaw> {
+pub(super) fn sure(holds: bool, flaw: impl FnOnce() -> String) -> Result<(), Flaw> {
     if holds { Ok(()) } else { Err(flaw()) }
 }
 
