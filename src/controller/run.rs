@@ -538,6 +538,7 @@ async fn count_objects(
     loop {
         ticks.tick().await;
         context.metrics.set_paused(context.directory.paused());
+        context.metrics.set_tokens(&token::census(&context, &tokens));
         tally(&context, application::KIND, &applications, |object| object.status.as_ref().map(|status| &*status.conditions));
         tally(&context, token::KIND, &tokens, |object| object.status.as_ref().map(|status| &*status.conditions));
         tally(&context, IdentityProvider::KIND, &providers, |object| object.status.as_ref().map(|status| &*status.conditions));

@@ -103,11 +103,15 @@ async fn metrics_have_base_units_and_labels_from_closed_lists_only() {
         }
         for name in some {
             stage.ready(name).await;
+            stage.token(&format!("token-of-{name}"), json!({ "clientRef": { "name": name } })).await;
+        }
+        for name in some {
+            stage.token_ready(&format!("token-of-{name}")).await;
         }
         let (status, text) = operator.get("/metrics").await;
         assert_eq!(status, 200);
         series.push(samples(&text));
-        for word in [&stage.namespace, "observed", stage::TENANT, "127.0.0.1"] {
+        for word in [&stage.namespace, "observed", "token-of", stage::TENANT, "127.0.0.1"] {
             assert!(!text.contains(word), "{word} stands in the metrics");
         }
     }
@@ -126,6 +130,8 @@ async fn metrics_have_base_units_and_labels_from_closed_lists_only() {
         "cloud_identity_reconciles_total",
         "cloud_identity_reconcile_duration_seconds_sum",
         "cloud_identity_objects",
+        "cloud_identity_tokens",
+        "cloud_identity_token_refresh_lateness_seconds_bucket",
         "cloud_identity_leader",
     ] {
         assert!(families.contains(family), "{family} is missing in {families:?}");
@@ -133,7 +139,7 @@ async fn metrics_have_base_units_and_labels_from_closed_lists_only() {
 }
 
 /// Every label, and every value that it may have.
-const LABELS: [(&str, &[&str]); 6] = [
+const LABELS: [(&str, &[&str]); 7] = [
     ("service", &["app_id", "iam", "oidc", "secure_auth", "verify"]),
     (
         "operation",
@@ -182,7 +188,8 @@ const LABELS: [(&str, &[&str]); 6] = [
     ),
     ("kind", &["AccessToken", "AppIdApplication", "ClusterIdentityProvider", "IdentityProvider"]),
     ("ready", &["true", "false"]),
-    ("le", &["0.005", "0.02", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "10.0", "30.0", "+Inf"]),
+    ("state", &["absent", "expired", "suspended", "failing", "fresh"]),
+    ("le", &["0.005", "0.02", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "120.0", "600.0", "+Inf"]),
 ];
 
 /// The series of an OpenMetrics text, checked line by line.

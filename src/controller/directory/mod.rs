@@ -64,6 +64,18 @@ impl Service {
         }
     }
 
+    /// The service, as metrics name it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AppId(_) => "app_id",
+            Self::Iam(_) => "iam",
+            Self::Verify(_) => "verify",
+            Self::SecureAuth(_) => "secure_auth",
+            Self::Oidc(_) => "oidc",
+        }
+    }
+
     /// Whether it answered the last call that anybody made.
     #[must_use]
     pub fn is_answering(&self) -> bool {

@@ -1,5 +1,6 @@
 //! `AccessToken`: reads what the rules need, does what they say, and reports what came of it.
 
+mod census;
 mod refresh_token;
 mod schedules;
 mod secret;
@@ -14,15 +15,16 @@ use std::{sync::Arc, time::Instant};
 use jiff::Timestamp;
 use kube::Api;
 
+pub use self::{
+    census::census,
+    refresh_token::RefreshTokens,
+    schedules::{Kept, Schedules},
+    spec::{claim_of, named_secrets, namer, watched_secrets},
+};
 use self::{
     refresh_token::Held,
     source::{Outline, Source, digest},
     spec::{secret_key, spends, state_key},
-};
-pub use self::{
-    refresh_token::RefreshTokens,
-    schedules::{Kept, Schedules},
-    spec::{claim_of, named_secrets, namer, watched_secrets},
 };
 use super::{
     Context, Found, Kind,

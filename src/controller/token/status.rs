@@ -41,6 +41,9 @@ impl Pass {
         if let Some(kept) = kept {
             self.context.schedules.keep(&self.subject.uid, kept);
         }
+        if let Some(late) = self.lateness(now) {
+            self.context.metrics.replaced(late);
+        }
         for announcement in std::mem::take(&mut self.announcements) {
             self.context.announce(&self.subject, &announcement).await;
         }
@@ -151,6 +154,13 @@ impl Pass {
         let ended = condition(&former.conditions, "Ready").and_then(|ready| Reason::named(&ready.reason));
         let reason = if change.reason == Reason::Recovered { ended } else { Some(change.reason) };
         reason.is_some_and(|reason| is_part_of_a_beginning(reason, created.as_ref(), now))
+    }
+
+    /// How long after its time the published token was replaced; `None` where it was not, or for another reason than its time.
+    fn lateness(&self, now: Timestamp) -> Option<Duration> {
+        let was_held = self.world.secret == SecretView::Ours { is_intact: true } && matches!(self.world.written, Some(Ok(())));
+        let published = self.world.published.as_ref().filter(|published| was_held && published.is_current)?;
+        Duration::try_from(now.duration_since(published.refresh_at)).ok()
     }
 
     fn asked(&self) -> bool {
