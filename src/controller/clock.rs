@@ -34,14 +34,15 @@ impl Clock {
         Self(Mutex::new(Anchor { steady, time }))
     }
 
-    /// The API server dated an answer that came at `steady`.
-    pub fn heard(&self, date: Timestamp, steady: Instant) {
+    /// The API server dated an answer to a request that was sent at `sent` and whose answer was seen at `seen`: somewhere between the two. An
+    /// answer that was long on its way, or waited here because the process was busy or stood still, tells nothing more exact than that.
+    pub fn heard(&self, date: Timestamp, sent: Instant, seen: Instant) {
         let date = date.checked_add(SignedDuration::from_millis(500)).unwrap_or(date);
         let mut anchor = self.0.lock();
-        let shown = anchor.time_at(steady);
-        if date.duration_since(shown).abs() > SAME {
-            tracing::info!(ahead_by = ?date.duration_since(shown), "the API server's clock is not ours; its time counts");
-            *anchor = Anchor { steady, time: date };
+        let (ahead, behind) = (date.duration_since(anchor.time_at(seen)), anchor.time_at(sent).duration_since(date));
+        if ahead > SAME || behind > SAME {
+            tracing::info!(?ahead, ?behind, "the API server's clock is not ours; its time counts");
+            *anchor = Anchor { steady: seen, time: date };
         }
     }
 
@@ -90,12 +91,30 @@ mod tests {
         let begun = Instant::now();
         for skew in [-600, 0, 600] {
             let clock = Clock::at(begun, at(10_000 + skew));
-            clock.heard(at(10_000), begun);
+            clock.heard(at(10_000), begun, begun);
             let shown = clock.time_at(begun + Duration::from_secs(100)).duration_since(at(10_100)).abs();
             assert!(shown <= SAME, "{skew} s: {shown:?}");
-            clock.heard(at(10_101), begun + Duration::from_secs(100));
+            clock.heard(at(10_101), begun + Duration::from_secs(100), begun + Duration::from_secs(100));
             let after = clock.time_at(begun + Duration::from_secs(100)).duration_since(at(10_100)).abs();
             assert_eq!(after, shown, "a second more or less is the way of an answer");
+        }
+    }
+    /// Traps: T60.
+    #[test]
+    fn an_answer_that_was_long_on_its_way_moves_nothing_and_a_clock_that_is_wrong_is_found_out_all_the_same() {
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let clock = Clock::at(begun, at(10_000));
+        // Dated when the request came in, seen half a minute later; dated when it was answered at last.
+        for date in [10_100, 10_115, 10_130] {
+            clock.heard(at(date), after(100), after(130));
+            assert_eq!(clock.time_at(after(130)), at(10_130), "dated {date}");
+        }
+        for (date, shown) in [(10_200, 10_200), (10_090, 10_090)] {
+            let clock = Clock::at(begun, at(10_000));
+            clock.heard(at(date), after(100), after(130));
+            let off = clock.time_at(after(130)).duration_since(at(shown)).abs();
+            assert!(off <= SAME, "dated {date}: {off:?}");
         }
     }
 }

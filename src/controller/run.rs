@@ -1,7 +1,11 @@
 //! Puts the parts together: watches, election, queues, and an orderly end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace, Secret},
@@ -18,7 +22,7 @@ use kube::{
 };
 use tokio::{sync::mpsc::unbounded_channel, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tower::util::MapResponseLayer;
+use tower::util::MapFutureLayer;
 
 use super::{
     Context, Passes,
@@ -97,11 +101,15 @@ pub fn plain_client(mut config: Config, clock: &Arc<Clock>) -> Result<Client, Er
     let builder =
         ClientBuilder::try_from(config).map_err(|source| Error::Cluster { doing: "preparing the client", source: Box::new(source) })?;
     let clock = clock.clone();
-    let hear = MapResponseLayer::new(move |response: http::Response<_>| {
-        if let Some(date) = date(response.headers()) {
-            clock.heard(date, std::time::Instant::now());
+    let hear = MapFutureLayer::new(move |answer: BoxFuture<'static, Result<http::Response<_>, tower::BoxError>>| {
+        let (clock, sent) = (clock.clone(), Instant::now());
+        async move {
+            let response = answer.await?;
+            if let Some(date) = date(response.headers()) {
+                clock.heard(date, sent, Instant::now());
+            }
+            Ok::<_, tower::BoxError>(response)
         }
-        response
     });
     Ok(builder.with_layer(&hear).build())
 }

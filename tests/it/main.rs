@@ -3,6 +3,7 @@
 mod adoption;
 mod canary;
 mod chart;
+mod clocks;
 mod counts;
 mod crash;
 mod deletion;

@@ -12,11 +12,12 @@ use crate::journal::{Call, Outcome};
 use crate::services::{self, Answer, Listener, Request, Route};
 use crate::shared::Shared;
 use axum::body::Body;
-use http::header::{CONTENT_LENGTH, LOCATION, USER_AGENT};
+use http::header::{CONTENT_LENGTH, DATE, LOCATION, USER_AGENT};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,11 +66,21 @@ pub(crate) async fn exchange(
     };
     let work = shared.spawn(perform(shared.clone(), request));
     match work.await {
-        Ok(Some(Reaction::Respond(response))) => Ok(response),
+        Ok(Some(Reaction::Respond(response))) => Ok(dated(response, shared.look(|world| world.settings.clock_offset_seconds))),
         // Ends when the client closes the connection, which drops this future.
         Ok(Some(Reaction::Hang)) => std::future::pending().await,
         Ok(Some(Reaction::Drop) | None) | Err(_) => Err(Dropped),
     }
+}
+
+/// A service whose clock is wrong dates its answers by it, too.
+fn dated(mut response: Response<Body>, ahead: i64) -> Response<Body> {
+    let date = Timestamp::now().checked_add(SignedDuration::from_secs(ahead)).unwrap_or(Timestamp::MAX);
+    let date = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date).ok();
+    if let Some(value) = date.filter(|_| ahead != 0).and_then(|date| HeaderValue::try_from(date).ok()) {
+        response.headers_mut().insert(DATE, value);
+    }
+    response
 }
 
 async fn perform(shared: Arc<Shared>, request: Request) -> Reaction {

@@ -432,7 +432,7 @@ pub struct Settings {
     pub iam_expires_in: i64,
     /// Life of App ID's tokens instead of the tenant's configuration, which knows 300 s and more (open point 6); 0 for the configuration.
     pub app_id_expires_in: i64,
-    /// How far the services' clocks are ahead of ours, in `iat`, `exp` and in checks.
+    /// How far the services' clocks are ahead of ours, in `iat`, `exp`, the `Date` of answers and in checks.
     pub clock_offset_seconds: i64,
     /// What the services sign their tokens with.
     pub signing: SigningAlgorithm,
