@@ -108,6 +108,19 @@ impl SecureAuth {
     ///
     /// When it does not.
     pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
+        let mut answer = self.look(caller).await?;
+        if refuses_the_token(&answer) {
+            // The token may have been ended with what it came from: another one tells, and no third.
+            answer = self.look(caller).await?;
+        }
+        let me: Me = self.tenant.read(LOOKING, false, &answer).map_err(|failure| explained(failure, &answer))?;
+        let newest = me.extension.credentials.iter().max_by_key(|credential| credential.date.as_ref().and_then(Date::nanoseconds));
+        let is_ours = |newest: &ApiCredential| newest.client_id.as_ref().is_none_or(|id| id.expose_secret() == self.client.id);
+        Ok(Standing { has_newer_credential: newest.is_some_and(|newest| !is_ours(newest)), ..Standing::default() })
+    }
+
+    /// Reads the caller with a token that is asked for now.
+    async fn look(&self, caller: &Caller) -> Result<Answer, Failure> {
         let issued = self.issue(caller, &TokenRequest::of_client(self.client.clone())).await?;
         let request = Request {
             doing: LOOKING,
@@ -118,11 +131,7 @@ impl SecureAuth {
             body: Body::Empty,
             deadline: DEADLINE,
         };
-        let answer = self.tenant.call(caller, request).await?;
-        let me: Me = self.tenant.read(LOOKING, false, &answer).map_err(|failure| explained(failure, &answer))?;
-        let newest = me.extension.credentials.iter().max_by_key(|credential| credential.date.as_ref().and_then(Date::nanoseconds));
-        let is_ours = |newest: &ApiCredential| newest.client_id.as_ref().is_none_or(|id| id.expose_secret() == self.client.id);
-        Ok(Standing { has_newer_credential: newest.is_some_and(|newest| !is_ours(newest)), ..Standing::default() })
+        self.tenant.call(caller, request).await
     }
 
     fn at(&self, segments: &[&str]) -> Url {
@@ -170,8 +179,16 @@ impl TokenIssuer for SecureAuth {
     }
 }
 
-/// What a refusal means here: a status alone is all that can be relied on.
+/// Whether an answer speaks of the token, and not of what its user may do: by 401, or, under other statuses, by the one text that is known.
+fn refuses_the_token(answer: &Answer) -> bool {
+    answer.status == 401 || ([400, 403].contains(&answer.status) && answer.says(|text| text.contains("access token is invalid")))
+}
+
+/// What a refusal means here: a status alone is mostly all that can be relied on.
 fn explained(failure: Failure, answer: &Answer) -> Failure {
+    if failure.class == Class::Rejected && refuses_the_token(answer) {
+        return Failure { class: Class::Unauthorized, reason: Reason::Unauthorized, ..failure };
+    }
     let reason = match (failure.class, answer.status) {
         (Class::Rejected, 403) => Reason::DeveloperPrivilegeMissing,
         (Class::Rejected, 400 | 404) => Reason::WrongIdentityStore,

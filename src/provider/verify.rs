@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{
     Caller, Standing, Tenant, TokenIssuer,
-    http::{Body, DEADLINE, Request},
+    http::{Answer, Body, DEADLINE, Request},
     oauth::{self, ClientAuthentication, TokenCall},
     oidc::{self, DISCOVERED_FOR, Document},
 };
@@ -26,6 +26,8 @@ const DOING: &str = "getting a token from Verify";
 /// Issuer and path of each generation, the current one first: below it lie the token endpoint and the discovery document.
 const GENERATIONS: [(&str, &str); 3] =
     [("/oauth2", "/oauth2"), ("/oidc/endpoint/default", "/oidc/endpoint/default"), ("/oidc/endpoint/default", "/v1.0/endpoint/default")];
+
+const LISTING: &str = "listing applications at Verify";
 
 /// One tenant.
 #[derive(Debug)]
@@ -72,12 +74,21 @@ impl Verify {
     ///
     /// When it does not.
     pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
-        const DOING: &str = "listing applications at Verify";
+        let mut answer = self.list(caller).await?;
+        if answer.status == 401 {
+            // The token may have been ended with what it came from: another one tells, and no third.
+            answer = self.list(caller).await?;
+        }
+        if answer.is_success() || answer.status == 403 { Ok(Standing::default()) } else { Err(answer.failure(LISTING, false)) }
+    }
+
+    /// Lists one application with a token that is asked for now.
+    async fn list(&self, caller: &Caller) -> Result<Answer, Failure> {
         let issued = self.issue(caller, &TokenRequest::of_client(self.client.clone())).await?;
         let mut url = self.at("/v1.0/applications");
         url.set_query(Some("limit=1"));
         let request = Request {
-            doing: DOING,
+            doing: LISTING,
             operation: "verify.applications.list",
             method: Method::GET,
             url,
@@ -85,8 +96,7 @@ impl Verify {
             body: Body::Empty,
             deadline: DEADLINE,
         };
-        let answer = self.tenant.call(caller, request).await?;
-        if answer.is_success() || answer.status == 403 { Ok(Standing::default()) } else { Err(answer.failure(DOING, false)) }
+        self.tenant.call(caller, request).await
     }
 
     fn at(&self, path: &str) -> Url {

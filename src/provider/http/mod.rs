@@ -352,7 +352,7 @@ impl Answer {
     }
 
     /// Whether a code, a known message field, or a plain text, which is looked at here and never shown, is as described.
-    fn says(&self, is: impl Fn(&str) -> bool) -> bool {
+    pub(super) fn says(&self, is: impl Fn(&str) -> bool) -> bool {
         let words = Words::read(&self.body);
         let is_text = !self.is_html && !self.is_empty_or_json();
         let text = is_text.then(|| String::from_utf8_lossy(&self.body[..self.body.len().min(WORDS_LIMIT)]).into_owned());
