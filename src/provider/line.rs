@@ -157,7 +157,8 @@ mod tests {
         let ends_in = |seconds| Urgency::Expiring(now + Duration::from_secs(seconds));
         let (far, near) = (ends_in(60), ends_in(9));
         let (new, gone, drift) = (Urgency::Wanted, Urgency::Deletion, Urgency::Drift);
-        let rows: [(&str, Vec<(&'static str, Urgency)>, &str); 6] = [
+        type Row = (&'static str, Vec<(&'static str, Urgency)>, &'static str);
+        let rows: [Row; 6] = [
             ("one of four", [("E", far); 8].into_iter().chain([("n", new); 3]).collect(), "E E E n E E E n E E n"),
             ("about to end", [("E", near); 5].into_iter().chain([("n", new); 2]).collect(), "E E E E E n n"),
             ("what ends first", vec![("later", ends_in(90)), ("n", new), ("E", far), ("soon", near)], "soon E later n"),

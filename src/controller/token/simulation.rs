@@ -16,7 +16,10 @@ use crate::{
         schedule::Policy,
         token::{Issued, Published, SecretView, Step, World, next},
     },
-    provider::gate::{Budget, Gate, Urgency},
+    provider::{
+        Urgency,
+        gate::{Budget, Gate},
+    },
     reasons::Reason,
 };
 
@@ -171,6 +174,7 @@ impl Site {
             retry_at: stored.retry_at.filter(|_| stored.failures > 0),
             is_news: false,
             is_of_a_user: false,
+            refresh_token: None,
             issued: None,
             written: None,
         };
@@ -178,7 +182,8 @@ impl Site {
         while let Some(step) = next(&world, self.now()) {
             match step {
                 Step::Fetch => {
-                    let urgency = expires_at.map_or(Urgency::Wanted, |at| Urgency::Expiring(at.as_second()));
+                    let left = |at: Timestamp| Duration::try_from(at.duration_since(self.now())).unwrap_or_default();
+                    let urgency = expires_at.map_or(Urgency::Wanted, |at| Urgency::Expiring(Instant::now() + left(at)));
                     let life = match gate.enter("getting a token", "shop", urgency).await {
                         Ok(_permit) => self.ask(gate, token).await,
                         Err(failure) => Err(failure),
@@ -207,6 +212,7 @@ impl Site {
                     self.totals.lock().refreshes += 1;
                 }
                 Step::TakeOver => unreachable!("nothing is left over here"),
+                Step::KeepSuccessor | Step::RecordUse => unreachable!("the grant is another one"),
             }
         }
         self.takes(5, 200).await;

@@ -44,6 +44,7 @@ fn day(failure: &Failure, held: Held, is_of_a_user: bool, restarts: bool, uid: &
             retry_at,
             is_news: false,
             is_of_a_user,
+            refresh_token: None,
             issued: None,
             written: None,
         };
@@ -141,6 +142,7 @@ fn an_obstacle_in_the_cluster_costs_no_call_all_day() {
                 retry_at: None,
                 is_news: false,
                 is_of_a_user: false,
+                refresh_token: None,
                 issued: None,
                 written: None,
             };
