@@ -390,6 +390,24 @@ mod tests {
         assert_eq!(stopped, Vec::<String>::new(), "what uses the limits up is within them");
     }
 
+    proptest::proptest! {
+        /// A panic of the engine would end the operator.
+        #[test]
+        fn no_row_of_words_and_signs_makes_the_engine_panic(
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "{{", "}}", "{%", "%}", "{#", "#}", "{%-", "-%}", "(", ")", "[", "]", "{", "}", "|", "~", ".", ",", ":", "=", "==", "<", "*",
+                    "-", "'", "\"", "\\", "\n", "é", "0", "18446744073709551615", "1e308", "'x'", "secret", "values", "loop", "set a =", "for a in", "endfor",
+                    "if", "elif", "else", "endif", "in", "is", "not", "and", "raw", "endraw", "default", "split", "join", "items", "tojson", "first",
+                ]),
+                0..60,
+            )
+        ) {
+            drop(flaw(&words.join(" ")));
+            drop(flaw(&format!("{{{{ {} }}}}", words.join(" "))));
+        }
+    }
+
     #[test]
     fn all_templates_together_are_bounded() {
         let text = format!("{{% set a = 'x' %}}{}{{{{ a }}}}", "{% set a = a ~ a %}".repeat(16));
