@@ -40,7 +40,7 @@ const TESTS: [&str; 9] = ["defined", "undefined", "startingwith", "endingwith", 
 /// How deep blocks, and brackets between two braces, may lie in each other.
 pub(super) const DEPTH: usize = 24;
 /// So many tokens (words and signs) may lie between two braces, and in all braces of one template. What these limits and [`DEPTH`] let
-/// through needs a stack of 128 KiB, half a MiB where nothing is optimized; a worker has 2 MiB.
+/// through fits a stack of 1 MiB where nothing is optimized (tested); a worker has 2 MiB.
 const TOKENS_OF_A_TAG: usize = 100;
 const TOKENS: usize = 600;
 
