@@ -6,7 +6,7 @@ use identity_simulator::Settings;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use serde_json::json;
-use stage::{Operator, OperatorOptions, Stage, operator_binary, run};
+use stage::{Operator, OperatorOptions, Stage, eventually, operator_binary, run};
 
 async fn by_hand(stage: &Stage, options: &OperatorOptions) -> Operator {
     let options = options.clone().watching(&stage.namespace);
@@ -123,6 +123,11 @@ async fn metrics_have_base_units_and_labels_from_closed_lists_only() {
     assert_eq!(families(&series[0]), families(&series[1]), "ten objects more make no family more");
     assert!(series[1].len() < 150, "{} series", series[1].len());
     let families = families(&series[1]);
+    // Objects are counted every 15 s.
+    eventually("the ends of the tokens are told, by the service that issued them", async || {
+        operator.get("/metrics").await.1.contains("cloud_identity_token_expiry_timestamp_seconds{service=\"app_id\"}")
+    })
+    .await;
     for family in [
         "cloud_identity_remote_calls_total",
         "cloud_identity_remote_call_duration_seconds_bucket",

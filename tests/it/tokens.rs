@@ -252,6 +252,37 @@ async fn an_edit_of_the_metadata_of_a_tokens_secret_costs_one_read_and_no_call()
     assert_eq!(values(&stage, "key-protect").await, token);
 }
 
+/// Promises 6 and 7: a token that is deleted, in the foreground or in the background, is not put back while its Secret is collected, and
+/// nobody is asked for another one.
+#[tokio::test]
+async fn the_deletion_of_tokens_asks_nobody_and_is_not_fought() {
+    let (stage, _operator) = with_iam("deleted", 3600).await;
+    let names: Vec<String> = (0..40).map(|number| format!("token-{number}")).collect();
+    stream::iter(&names).for_each_concurrent(16, |name| stage.token(name, of_iam())).await;
+    for name in &names {
+        stage.token_ready(name).await;
+    }
+    let ledger = Ledger::open(&stage).await;
+    let delete = |(number, name): (usize, String)| {
+        let tokens = stage.tokens();
+        async move {
+            let parameters = if number % 2 == 0 { DeleteParams::foreground() } else { DeleteParams::background() };
+            tokens.delete(&name, &parameters).await.expect("the deletion is accepted");
+        }
+    };
+    stream::iter(names.into_iter().enumerate()).for_each_concurrent(16, delete).await;
+    eventually("tokens and Secrets are gone", async || {
+        let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
+        let secrets = stage.secrets().list(&Default::default()).await.expect("listed").items;
+        tokens.is_empty() && secrets.iter().all(|secret| !secret.metadata.name.as_ref().is_some_and(|name| name.starts_with("token-")))
+    })
+    .await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!(ledger.operations().await, Vec::<String>::new());
+    let secrets = ledger.events().writes().of_resource("secrets");
+    assert!(secrets.is_empty(), "nothing is written: {secrets}");
+}
+
 /// Promise 10: a token that ends although nobody is to replace it says so, on the object, by an event and in the metrics, and costs no call.
 ///
 /// Traps: T59.

@@ -1,9 +1,12 @@
 //! Counts tokens for the metrics: how many are in which state, and when the first of each service ends.
 
 use jiff::Timestamp;
-use kube::runtime::reflector::Store;
+use kube::{
+    ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
 
-use super::{super::Context, spec::claim_of};
+use super::super::{Context, claims::ProviderKey};
 use crate::{api::AccessToken, controller::report::condition, metrics::TokenCensus};
 
 /// Every state, from the worst to the best.
@@ -17,7 +20,7 @@ pub fn census(context: &Context, tokens: &Store<AccessToken>) -> TokenCensus {
     for token in tokens.state() {
         let state = state_of(&token, now);
         *census.states.entry(state).or_default() += 1;
-        let service = claim_of(&token).provider.and_then(|provider| context.directory.connection(&provider).ok());
+        let service = provider_of(context, &token).and_then(|provider| context.directory.connection(&provider).ok());
         let end = token.status.as_ref().and_then(|status| status.expires_at.as_ref());
         if let (Some(connection), Some(end)) = (service, end.filter(|_| !["absent", "expired"].contains(&state))) {
             let soonest = census.soonest_ends.entry(connection.service.name()).or_insert(i64::MAX);
@@ -25,6 +28,15 @@ pub fn census(context: &Context, tokens: &Store<AccessToken>) -> TokenCensus {
         }
     }
     census
+}
+
+/// The provider that the spec names, or that of the client it names.
+fn provider_of(context: &Context, token: &AccessToken) -> Option<ProviderKey> {
+    let namespace = token.namespace().unwrap_or_default();
+    let of_client = |name: &str| context.applications.get(&ObjectRef::new(name).within(&namespace));
+    let client = token.spec.client_ref.as_ref().and_then(|reference| of_client(&reference.name));
+    let reference = token.spec.provider_ref.as_ref().or_else(|| client.as_ref().map(|client| &client.spec.provider_ref))?;
+    Some(ProviderKey::referred(reference, &namespace))
 }
 
 fn state_of(token: &AccessToken, now: Timestamp) -> &'static str {

@@ -81,6 +81,10 @@ impl Kind for AccessTokens {
     const NAME: &'static str = KIND;
 
     fn look(context: &Context, object: &AccessToken, _: Timestamp) -> Found<Outlined> {
+        if object.metadata.deletion_timestamp.is_some() {
+            // Its Secret goes with it, in the foreground even before it.
+            return Found::Nothing(None);
+        }
         let outline = source::outline(context, object);
         match settled(context, object, &outline) {
             Some(again) => Found::Nothing(again),
@@ -114,6 +118,9 @@ impl Kind for AccessTokens {
         let is_gone = context.secrets.get(&key).is_none();
         let contested_until = (!spec_changed).then(|| context.memory.contested_until(&subject.uid, is_gone, Timestamp::now())).flatten();
         let look = secret::look(context, &object, &subject, &status, contested_until.is_some()).await?;
+        if look.is_damaged && look.view == SecretView::Absent && !still_wanted(context, &subject).await? {
+            return Err(Abort::Gone);
+        }
         let (expires_at, refresh_at) = times(context, &status, &subject.uid);
         let published = expires_at.zip(refresh_at).map(|(expires_at, refresh_at)| Published {
             expires_at,
@@ -314,6 +321,14 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
     let is_current = wanted.is_some() && status.issued_for.as_ref() == wanted;
     let is_fresh = is_current && refresh_at.as_ref().is_some_and(is_ahead);
     is_fresh.then(|| local(now, earliest([refresh_at, expires_at])))
+}
+
+/// Whether the object is still there and not being deleted. A Secret that is gone may have been collected for just that reason, and its
+/// watch be faster than the object's own.
+async fn still_wanted(context: &Context, subject: &Subject) -> Result<bool, Abort> {
+    let api: Api<AccessToken> = Api::namespaced(context.client.clone(), &subject.namespace);
+    let found = api.get_metadata_opt(&subject.name).await.map_err(Abort::of("looking whether the object is still there"))?;
+    Ok(found.is_some_and(|object| object.uid().as_deref() == Some(&subject.uid) && object.metadata.deletion_timestamp.is_none()))
 }
 
 /// Whether the obstacle that was reported is one that can stand although nothing is in the way from here: whatever could end it wakes the

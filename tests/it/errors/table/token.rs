@@ -432,6 +432,8 @@ async fn all(phase: Phase, rows: Vec<(Service, &'static str, Fault)>) {
     assert!(failures.is_empty(), "{} rows are not as they should be:\n{}", failures.len(), failures.join("\n"));
     let noted = stage.control.noted().await.expect("the simulator answers");
     assert!(noted.is_empty(), "redirects are not followed: {noted:?}");
+    let events = stage.kubectl(&["get", "events", "--output", "json"]).await.quietly();
+    assert!(!events.contains("cafec0de"), "a secret in an event");
     let memory = operator.peak_memory();
     assert!(memory < 256 << 20, "a body is not held as a whole: {memory} bytes");
     let published = if phase == Phase::Change { 2 } else { 1 };
