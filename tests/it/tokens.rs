@@ -694,7 +694,9 @@ impl Ends {
 async fn no_reader_ever_finds_an_expired_token_while_a_third_of_all_answers_fails() {
     const TOKENS: usize = 300;
     const LIFETIME: i64 = 60;
+    const FAULTS: u64 = 100;
     const LASTS: Duration = Duration::from_secs(48);
+    const LASTS_AT_MOST: Duration = Duration::from_secs(80);
     let (stage, operator) = with_iam("prober", LIFETIME).await;
     let names: Vec<String> = (0..TOKENS).map(|number| format!("token-{number}")).collect();
     stream::iter(&names).for_each_concurrent(32, |name| stage.token(name, of_iam())).await;
@@ -726,10 +728,12 @@ async fn no_reader_ever_finds_an_expired_token_while_a_third_of_all_answers_fail
     let begun = Instant::now();
     let (mut dice, mut first, mut second) = (Dice(20_261_128), Some(operator), None);
     let before = stage.control.calls().await.expect("counted").operations["iam.token"].received;
-    let (mut looks, mut tightest, mut injected) = (0, i64::MAX, 0);
-    while begun.elapsed() < LASTS {
+    let (mut looks, mut tightest, mut injected, mut asked) = (0, i64::MAX, 0, before);
+    // On a busy machine the pauses leave less time to ask in: it goes on until there was enough of everything, but not for ever.
+    while begun.elapsed() < LASTS || injected < FAULTS || asked <= before + u64::try_from(TOKENS).expect("few") {
+        assert!(begun.elapsed() < LASTS_AT_MOST, "only {injected} faults, and {} calls", asked - before);
         let round = Instant::now();
-        let asked = stage.control.calls().await.expect("counted").operations["iam.token"].received;
+        asked = stage.control.calls().await.expect("counted").operations["iam.token"].received;
         while injected < (asked - before) / 3 {
             injected += 1;
             let fault = faults[dice.roll(faults.len())].clone();
@@ -756,9 +760,6 @@ async fn no_reader_ever_finds_an_expired_token_while_a_third_of_all_answers_fail
     assert!(second.is_some_and(|mut operator: Operator| operator.is_running()), "the second process runs");
     assert_eq!(ends.lock().len(), TOKENS);
     assert!(looks > 100, "{looks} looks");
-    let counts = stage.control.calls().await.expect("counted").operations["iam.token"];
-    assert!(injected >= 100, "{injected} faults");
-    assert!(counts.received > before + u64::try_from(TOKENS).expect("few"), "{counts:?}: the service was asked");
     assert!(tightest < LIFETIME / 2, "{tightest} s: the faults were felt");
 }
 
