@@ -24,7 +24,9 @@ use super::{
     directory::Directory,
     leadership::Leadership,
     name::Name,
+    objects::Objects,
     token::{self, RefreshTokens, Schedules},
+    uid::Uid,
     versions::Versions,
 };
 use crate::{
@@ -69,7 +71,7 @@ pub struct Context {
     /// The providers, ready to use.
     pub directory: Directory,
     /// The applications, to which tokens refer.
-    pub applications: Store<AppIdApplication>,
+    pub applications: Arc<Objects<AppIdApplication>>,
     /// What time it is in the cluster.
     pub clock: Arc<Clock>,
     /// Of published tokens: what is known more exactly than status says.
@@ -91,21 +93,27 @@ pub struct Context {
 /// What is remembered of objects between passes; losing it costs nothing but time.
 #[derive(Debug, Default)]
 pub struct Memory {
-    objects: Mutex<HashMap<String, Remembered>>,
+    objects: Mutex<HashMap<Uid, Remembered>>,
     /// Objects that are gone, oldest first: forgotten when no pass can hold a picture of them any more.
-    gone: Mutex<VecDeque<(Instant, String)>>,
+    gone: Mutex<VecDeque<(Instant, Uid)>>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Remembered {
-    checked_at: Option<Timestamp>,
-    repairs: Vec<Timestamp>,
     wakes: u64,
     attended: u64,
+    wrote: Option<(u64, Instant)>,
+    more: Option<Box<More>>,
+}
+
+/// What most objects have nothing of.
+#[derive(Debug, Default)]
+struct More {
+    checked_at: Option<Timestamp>,
+    repairs: Vec<Timestamp>,
     damage: Option<String>,
     reports: Vec<Timestamp>,
     request: Option<String>,
-    wrote: Option<(u64, Instant)>,
     unanswered_since: Option<Timestamp>,
     claimed: bool,
     cluster_failures: u32,
@@ -131,18 +139,27 @@ const REPORTS_WINDOW: Duration = Duration::from_secs(60);
 
 impl Memory {
     fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Remembered) -> T) -> T {
-        change(self.objects.lock().entry(uid.to_owned()).or_default())
+        change(self.objects.lock().entry(Uid::of(uid)).or_default())
+    }
+
+    fn with_more<T>(&self, uid: &str, change: impl FnOnce(&mut More) -> T) -> T {
+        self.with(uid, |remembered| change(remembered.more.get_or_insert_default()))
+    }
+
+    /// What `look` sees, if there is anything to see.
+    fn more<T>(&self, uid: &str, look: impl FnOnce(&More) -> Option<T>) -> Option<T> {
+        look(self.objects.lock().get(&Uid::of(uid))?.more.as_deref()?)
     }
 
     /// When the service was last looked at for this object, if that was in this process.
     #[must_use]
     pub fn checked_at(&self, uid: &str) -> Option<Timestamp> {
-        self.objects.lock().get(uid)?.checked_at
+        self.more(uid, |more| more.checked_at)
     }
 
     /// The service was looked at.
     pub fn checked(&self, uid: &str, now: Timestamp) {
-        self.with(uid, |remembered| remembered.checked_at = Some(now));
+        self.with_more(uid, |more| more.checked_at = Some(now));
     }
 
     /// Something the object depends on has changed.
@@ -153,25 +170,25 @@ impl Memory {
     /// Whether a person's request on the object was taken up in this process.
     #[must_use]
     pub fn is_taken_up(&self, uid: &str, request: &str) -> bool {
-        self.objects.lock().get(uid).is_some_and(|remembered| remembered.request.as_deref() == Some(request))
+        self.more(uid, |more| Some(more.request.as_deref() == Some(request))).unwrap_or(false)
     }
 
     /// A person's request on the object, if there is one, is taken up now.
     pub fn take_up(&self, uid: &str, request: Option<&str>) {
         if request.is_some() {
-            self.with(uid, |remembered| remembered.request = request.map(ToOwned::to_owned));
+            self.with_more(uid, |more| more.request = request.map(ToOwned::to_owned));
         }
     }
 
     /// How often something the object depends on has changed so far.
     #[must_use]
     pub fn wakes(&self, uid: &str) -> u64 {
-        self.objects.lock().get(uid).map_or(0, |remembered| remembered.wakes)
+        self.objects.lock().get(&Uid::of(uid)).map_or(0, |remembered| remembered.wakes)
     }
 
     /// A pass that began after so many changes has reported: they are dealt with.
     pub fn attended(&self, uid: &str, wakes: u64) {
-        if let Some(remembered) = self.objects.lock().get_mut(uid) {
+        if let Some(remembered) = self.objects.lock().get_mut(&Uid::of(uid)) {
             remembered.attended = remembered.attended.max(wakes);
         }
     }
@@ -179,66 +196,67 @@ impl Memory {
     /// Whether something the object depends on has changed since the last pass that reported began.
     #[must_use]
     pub fn is_woken(&self, uid: &str) -> bool {
-        self.objects.lock().get(uid).is_some_and(|remembered| remembered.wakes > remembered.attended)
+        self.objects.lock().get(&Uid::of(uid)).is_some_and(|remembered| remembered.wakes > remembered.attended)
     }
 
     /// Whether this damage of the Secret was seen before by a pass that could not mend it.
     #[must_use]
     pub fn knows_damage(&self, uid: &str, version: &str) -> bool {
-        self.objects.lock().get(uid).is_some_and(|remembered| remembered.damage.as_deref() == Some(version))
+        self.more(uid, |more| Some(more.damage.as_deref() == Some(version))).unwrap_or(false)
     }
 
     /// How a pass leaves the Secret: damaged in this version, or in order.
     pub fn leaves_damage(&self, uid: &str, version: Option<String>) {
-        if version.is_some() || self.objects.lock().get(uid).is_some_and(|remembered| remembered.damage.is_some()) {
-            self.with(uid, |remembered| remembered.damage = version);
+        if version.is_some() || self.more(uid, |more| more.damage.as_ref().map(|_| ())).is_some() {
+            self.with_more(uid, |more| more.damage = version);
         }
     }
 
     /// The status of an object was written.
     pub fn reported(&self, uid: &str, now: Timestamp) {
-        self.with(uid, |remembered| {
-            remembered.reports.retain(|at| now.duration_since(*at).unsigned_abs() < REPORTS_WINDOW);
-            remembered.reports.push(now);
+        self.with_more(uid, |more| {
+            more.reports.retain(|at| now.duration_since(*at).unsigned_abs() < REPORTS_WINDOW);
+            more.reports.push(now);
         });
     }
 
     /// Until when nothing more is reported of an object whose status somebody else writes, too.
     #[must_use]
     pub fn reports_again_at(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
-        let memory = self.objects.lock();
-        let recent = memory.get(uid)?.reports.iter().filter(|at| now.duration_since(**at).unsigned_abs() < REPORTS_WINDOW);
-        let last = recent.clone().next_back()?;
-        let until = last.checked_add(REPORTS_WINDOW).ok()?;
-        (recent.count() > REPORTS_MOST).then_some(until)
+        self.more(uid, |more| {
+            let recent = more.reports.iter().filter(|at| now.duration_since(**at).unsigned_abs() < REPORTS_WINDOW);
+            let last = recent.clone().next_back()?;
+            let until = last.checked_add(REPORTS_WINDOW).ok()?;
+            (recent.count() > REPORTS_MOST).then_some(until)
+        })
     }
 
     /// This process wrote the finalizer onto the object, which had none: no predecessor has sent anything for it.
     pub fn claimed(&self, uid: &str) {
-        self.with(uid, |remembered| remembered.claimed = true);
+        self.with_more(uid, |more| more.claimed = true);
     }
 
     /// Whether this process was the first to claim the object.
     #[must_use]
     pub fn is_claimed_here(&self, uid: &str) -> bool {
-        self.objects.lock().get(uid).is_some_and(|remembered| remembered.claimed)
+        self.more(uid, |more| Some(more.claimed)).unwrap_or(false)
     }
 
     /// Something was sent for the object and not answered: it may still be carried out.
     pub fn unanswered(&self, uid: &str, now: Timestamp) {
-        self.with(uid, |remembered| remembered.unanswered_since = Some(now));
+        self.with_more(uid, |more| more.unanswered_since = Some(now));
     }
 
     /// Since when, while its status does not say so.
     #[must_use]
     pub fn unanswered_since(&self, uid: &str) -> Option<Timestamp> {
-        self.objects.lock().get(uid)?.unanswered_since
+        self.more(uid, |more| more.unanswered_since)
     }
 
     /// The object's status stands as the pass wants it; if `it_tells`, it alone tells from now on what is unanswered.
     pub fn told(&self, uid: &str, it_tells: bool) {
-        if let Some(remembered) = self.objects.lock().get_mut(uid).filter(|_| it_tells) {
-            remembered.unanswered_since = None;
+        if it_tells && self.unanswered_since(uid).is_some() {
+            self.with_more(uid, |more| more.unanswered_since = None);
         }
     }
 
@@ -262,50 +280,51 @@ impl Memory {
     #[must_use]
     pub fn is_outdated(&self, uid: &str, resource_version: &str) -> bool {
         let memory = self.objects.lock();
-        let Some((wrote, at)) = memory.get(uid).and_then(|remembered| remembered.wrote) else { return false };
+        let Some((wrote, at)) = memory.get(&Uid::of(uid)).and_then(|remembered| remembered.wrote) else { return false };
         at.elapsed() < PICTURE_OVERDUE && resource_version.parse::<u64>().is_ok_and(|seen| seen < wrote)
     }
 
     /// The Secret was put back.
     pub fn repaired(&self, uid: &str, now: Timestamp) {
-        self.with(uid, |remembered| {
-            remembered.repairs.retain(|at| now.duration_since(*at).unsigned_abs() < CONTEST_WINDOW);
-            remembered.repairs.push(now);
+        self.with_more(uid, |more| {
+            more.repairs.retain(|at| now.duration_since(*at).unsigned_abs() < CONTEST_WINDOW);
+            more.repairs.push(now);
         });
     }
 
     /// Until when a Secret that is changed, or deleted, again and again is left as it is.
     #[must_use]
     pub fn contested_until(&self, uid: &str, is_gone: bool, now: Timestamp) -> Option<Timestamp> {
-        let memory = self.objects.lock();
-        let recent: Vec<_> =
-            memory.get(uid)?.repairs.iter().filter(|at| now.duration_since(**at).unsigned_abs() < CONTEST_WINDOW).collect();
-        let beyond = recent.len().checked_sub(CONTESTED_AFTER)?;
-        let first = if is_gone { CONTEST_PAUSE_OF_ABSENCE } else { CONTEST_PAUSE };
-        let pause = first.saturating_mul(1 << beyond.min(CONTEST_DOUBLINGS));
-        recent.last()?.checked_add(pause).ok().filter(|until| *until > now)
+        self.more(uid, |more| {
+            let recent: Vec<_> = more.repairs.iter().filter(|at| now.duration_since(**at).unsigned_abs() < CONTEST_WINDOW).collect();
+            let beyond = recent.len().checked_sub(CONTESTED_AFTER)?;
+            let first = if is_gone { CONTEST_PAUSE_OF_ABSENCE } else { CONTEST_PAUSE };
+            let pause = first.saturating_mul(1 << beyond.min(CONTEST_DOUBLINGS));
+            recent.last()?.checked_add(pause).ok().filter(|until| *until > now)
+        })
     }
 
     /// Counts a pass that failed at the API server; says how many in a row.
     pub fn cluster_failed(&self, uid: &str) -> u32 {
-        self.with(uid, |remembered| {
-            remembered.cluster_failures = remembered.cluster_failures.saturating_add(1);
-            remembered.cluster_failures
+        self.with_more(uid, |more| {
+            more.cluster_failures = more.cluster_failures.saturating_add(1);
+            more.cluster_failures
         })
     }
 
     /// A pass did not fail at the API server.
     pub fn cluster_answered(&self, uid: &str) {
-        if let Some(remembered) = self.objects.lock().get_mut(uid) {
-            remembered.cluster_failures = 0;
+        if self.more(uid, |more| (more.cluster_failures > 0).then_some(())).is_some() {
+            self.with_more(uid, |more| more.cluster_failures = 0);
         }
     }
 
     /// The object is gone. A pass that was asked for before may still hold a picture of it: every such picture is outdated.
     pub fn forget(&self, uid: &str) {
-        self.objects.lock().insert(uid.to_owned(), Remembered { wrote: Some((u64::MAX, Instant::now())), ..Remembered::default() });
+        let uid = Uid::of(uid);
+        self.objects.lock().insert(uid, Remembered { wrote: Some((u64::MAX, Instant::now())), ..Remembered::default() });
         let mut gone = self.gone.lock();
-        gone.push_back((Instant::now(), uid.to_owned()));
+        gone.push_back((Instant::now(), uid));
         while gone.front().is_some_and(|(at, _)| at.elapsed() >= PICTURE_OVERDUE) {
             let forgotten = gone.pop_front();
             forgotten.and_then(|(_, uid)| self.objects.lock().remove(&uid));
@@ -339,7 +358,7 @@ impl Wake {
     /// Asks for a pass over a claimant. A queue that is closed belongs to a process that ends.
     pub fn claimant(&self, claimant: &Claimant) {
         let queue = if claimant.kind == token::KIND { &self.tokens } else { &self.applications };
-        drop(queue.send(Name::new(&claimant.namespace, &claimant.name)));
+        drop(queue.send(claimant.name.clone()));
     }
 }
 

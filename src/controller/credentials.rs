@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 
 use super::{
     cluster::{self, Abort},
-    versions::{Key, Versions},
+    name::Name,
+    versions::Versions,
 };
 use crate::{
     api::{ObjectVersion, PairKeys, mark},
@@ -34,7 +35,7 @@ pub struct ReadCredential {
 /// What was read.
 #[derive(Default)]
 pub struct Credentials {
-    kept: Mutex<HashMap<Key, ReadCredential>>,
+    kept: Mutex<HashMap<Name, ReadCredential>>,
 }
 
 impl Credentials {
@@ -43,13 +44,13 @@ impl Credentials {
     /// # Errors
     ///
     /// When the API server does not answer; in the inner result: when there is no such Secret, or it may not be referred to.
-    pub async fn read(&self, client: &Client, secrets: &Versions, key: &Key) -> Result<Result<ReadCredential, Problem>, Abort> {
+    pub async fn read(&self, client: &Client, secrets: &Versions, key: &Name) -> Result<Result<ReadCredential, Problem>, Abort> {
         if let (Some(current), Some(kept)) = (secrets.get(key), self.kept.lock().get(key).cloned())
             && current == kept.version
         {
             return Ok(Ok(kept));
         }
-        let (namespace, name) = key;
+        let (namespace, name) = (key.namespace(), key.name());
         let Some((metadata, data)) = cluster::read_secret(client, namespace, name).await? else {
             self.kept.lock().remove(key);
             return Ok(Err(missing("Secret", namespace, name, None)));

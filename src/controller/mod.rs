@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod directory;
 pub mod leadership;
 pub mod name;
+pub mod objects;
 pub mod provider;
 pub mod published;
 pub mod queue;
@@ -16,6 +17,7 @@ pub mod report;
 pub mod run;
 pub mod token;
 pub mod turns;
+pub mod uid;
 pub mod versions;
 pub mod watch;
 
@@ -26,15 +28,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::{
-    Resource,
-    runtime::reflector::{ObjectRef, Store},
-};
+use kube::Resource;
 
 pub use context::Context;
 
 use cluster::Abort;
 use name::Name;
+use objects::{Kept, Objects};
 use queue::{Look, Work};
 use turns::Turns;
 
@@ -52,7 +52,7 @@ const LATEST: Duration = Duration::from_secs(3600);
 /// The second kind, and the second service, add an implementation of this; [`Passes`] stays as it is.
 pub trait Kind: Send + Sync + 'static {
     /// The object.
-    type Object: Resource<DynamicType = ()> + Clone + Send + Sync + 'static;
+    type Object: Kept;
     /// What is known of an object without reading anything.
     type Known: Send + 'static;
     /// Everything that one pass knows.
@@ -101,7 +101,7 @@ pub struct Passes<K: Kind> {
     /// What every pass shares.
     pub context: Arc<Context>,
     /// The objects.
-    pub objects: Store<K::Object>,
+    pub objects: Arc<Objects<K::Object>>,
 }
 
 /// What a pass begins with.
@@ -116,11 +116,7 @@ impl<K: Kind> Work for Passes<K> {
     type Ready = Ready<K>;
 
     fn look(&self, name: &Name) -> Look<Ready<K>> {
-        let reference = match name.namespace() {
-            "" => ObjectRef::new(name.name()),
-            namespace => ObjectRef::new(name.name()).within(namespace),
-        };
-        let Some(object) = self.objects.get(&reference) else { return Look::Rest(None) };
+        let Some(object) = self.objects.get(name) else { return Look::Rest(None) };
         let (uid, version) =
             (object.meta().uid.as_deref().unwrap_or_default(), object.meta().resource_version.as_deref().unwrap_or_default());
         if self.context.memory.is_outdated(uid, version) {

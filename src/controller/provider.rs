@@ -4,13 +4,13 @@ use std::{fmt::Debug, marker::PhantomData, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::{Api, Resource};
-use serde::de::DeserializeOwned;
+use kube::Api;
 
 use super::{
     Context, Found, Kind,
     cluster::{Abort, Subject},
     directory::{Connection, Service, Specification},
+    objects::Kept,
     report::{Conditions, announcement_of_change, is_said, is_true, whole_seconds_from},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Either kind of provider.
-pub trait ProviderObject: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+pub trait ProviderObject: Kept {
     /// The kind's name.
     const KIND: &'static str;
     /// What it specifies.

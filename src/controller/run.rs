@@ -7,10 +7,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{ConfigMap, Namespace, Secret},
-    apimachinery::pkg::apis::meta::v1::Condition,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
     client::ClientBuilder,
@@ -35,12 +32,12 @@ use super::{
     directory::{Directory, Specification},
     leadership::{Candidate, Leadership},
     name::Name,
+    objects::{Kept, Objects},
     provider::{ProviderObject, Providers},
     queue,
-    report::is_true,
     token::{self, AccessTokens, RefreshTokens, Schedules},
-    versions::{Key, Versions, View, Who},
-    watch::{Change, Feed, METADATA_PAGE, follow},
+    versions::{Versions, View, Who},
+    watch::{Change, METADATA_PAGE, feed, follow},
 };
 use crate::{
     api::{AccessToken, AppIdApplication, ClusterIdentityProvider, IdentityProvider},
@@ -203,8 +200,8 @@ async fn work(
     let (providers_queue, providers_wanted) = unbounded_channel();
     let (cluster_providers_queue, cluster_providers_wanted) = unbounded_channel();
     let (namespace_store, mut namespace_writer) = store::<PartialObjectMeta<Namespace>>();
-    let applications = Feed::<AppIdApplication>::new(count(&application_namespaces));
-    let tokens = Feed::<AccessToken>::new(count(&application_namespaces));
+    let applications = Objects::<AppIdApplication>::new(count(&application_namespaces));
+    let tokens = Objects::<AccessToken>::new(count(&application_namespaces));
     let credentials = Arc::new(Credentials::default());
     let directory =
         Directory::new(settings.http.clone(), settings.namespace.clone(), options.cluster_providers, metrics.clone(), credentials.clone());
@@ -212,7 +209,7 @@ async fn work(
         client,
         directory,
         credentials,
-        applications: applications.store(),
+        applications: applications.clone(),
         clock: options.clock,
         schedules: Schedules::default(),
         refresh_tokens: RefreshTokens::default(),
@@ -232,25 +229,28 @@ async fn work(
         },
     });
     let mut watches = JoinSet::new();
-    let providers = Feed::<IdentityProvider>::new(count(&application_namespaces));
-    let cluster_providers = Feed::<ClusterIdentityProvider>::new(usize::from(options.cluster_providers));
+    let providers = Objects::<IdentityProvider>::new(count(&application_namespaces));
+    let cluster_providers = Objects::<ClusterIdentityProvider>::new(usize::from(options.cluster_providers));
     for namespace in each(&application_namespaces) {
-        let (feed, at) = (applications.clone(), context.clone());
-        watches.spawn(feed.run(
+        let (objects, at) = (applications.clone(), context.clone());
+        watches.spawn(feed(
+            objects,
             scoped(&watching, namespace.as_deref()),
             namespace.is_some(),
             on_application(&at),
             on_unreadable(&at, application::KIND),
         ));
-        let (feed, at) = (tokens.clone(), context.clone());
-        watches.spawn(feed.run(
+        let (objects, at) = (tokens.clone(), context.clone());
+        watches.spawn(feed(
+            objects,
             scoped(&watching, namespace.as_deref()),
             namespace.is_some(),
             on_token(&at),
             on_unreadable(&at, token::KIND),
         ));
-        let (feed, at) = (providers.clone(), context.clone());
-        watches.spawn(feed.run(
+        let (objects, at) = (providers.clone(), context.clone());
+        watches.spawn(feed(
+            objects,
             scoped(&watching, namespace.as_deref()),
             namespace.is_some(),
             on_provider(&at, |context, object| drop(context.wake.providers.send(object))),
@@ -258,8 +258,9 @@ async fn work(
         ));
     }
     if options.cluster_providers {
-        let (feed, at) = (cluster_providers.clone(), context.clone());
-        watches.spawn(feed.run(
+        let (objects, at) = (cluster_providers.clone(), context.clone());
+        watches.spawn(feed(
+            objects,
             Api::all(watching.clone()),
             false,
             on_provider(&at, |context, object| drop(context.wake.cluster_providers.send(object))),
@@ -270,15 +271,14 @@ async fn work(
             .spawn(follow(Api::all(watching.clone()), METADATA_PAGE, false, move |event| on_namespace(&at, &mut namespace_writer, &event)));
     }
     // Providers and tokens name their Secrets before Secrets are listed: what nobody names is dropped on arrival.
-    ready(&tokens.store()).await;
-    ready(&providers.store()).await;
-    ready(&cluster_providers.store()).await;
+    tokens.wait_until_listed().await;
+    providers.wait_until_listed().await;
+    cluster_providers.wait_until_listed().await;
     let specifications: Vec<Specification> = providers
-        .store()
-        .state()
+        .all()
         .iter()
         .map(|object| Specification::of_provider(object))
-        .chain(cluster_providers.store().state().iter().map(|object| Specification::of_cluster_provider(object)))
+        .chain(cluster_providers.all().iter().map(|object| Specification::of_cluster_provider(object)))
         .collect();
     for specification in &specifications {
         if let Err(error) = context.directory.load(&context.client, &context.secrets, &context.config_maps, specification).await {
@@ -304,28 +304,28 @@ async fn work(
             },
         ));
     }
-    ready(&applications.store()).await;
+    applications.wait_until_listed().await;
     context.secrets.wait_until_listed(count(&namespaces)).await;
     context.config_maps.wait_until_listed(count(&namespaces)).await;
     if let Some(store) = &context.namespaces {
         ready(store).await;
     }
     tracing::info!(
-        applications = applications.store().state().len(),
-        tokens = tokens.store().state().len(),
+        applications = applications.count(),
+        tokens = tokens.count(),
         providers = specifications.len(),
         "everything is known; working"
     );
     let controllers = futures::future::join4(
-        queue::run(Passes::<Applications> { context: context.clone(), objects: applications.store() }, applications_wanted, halt.clone()),
-        queue::run(Passes::<AccessTokens> { context: context.clone(), objects: tokens.store() }, tokens_wanted, halt.clone()),
+        queue::run(Passes::<Applications> { context: context.clone(), objects: applications.clone() }, applications_wanted, halt.clone()),
+        queue::run(Passes::<AccessTokens> { context: context.clone(), objects: tokens.clone() }, tokens_wanted, halt.clone()),
         queue::run(
-            Passes::<Providers<IdentityProvider>> { context: context.clone(), objects: providers.store() },
+            Passes::<Providers<IdentityProvider>> { context: context.clone(), objects: providers.clone() },
             providers_wanted,
             halt.clone(),
         ),
         queue::run(
-            Passes::<Providers<ClusterIdentityProvider>> { context: context.clone(), objects: cluster_providers.store() },
+            Passes::<Providers<ClusterIdentityProvider>> { context: context.clone(), objects: cluster_providers.clone() },
             cluster_providers_wanted,
             halt.clone(),
         ),
@@ -333,7 +333,7 @@ async fn work(
     tokio::select! {
         _ = controllers => Ok(()),
         _ = watches.join_next() => Err(Error::Ended("a watch")),
-        () = count_objects(context.clone(), applications.store(), tokens.store(), providers.store(), cluster_providers.store()) => Ok(()),
+        () = count_objects(&context, &applications, &tokens, &providers, &cluster_providers) => Ok(()),
     }
 }
 
@@ -373,7 +373,7 @@ fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdApplication>) +
             // Tokens look at its client id and its Secret.
             context.claims.referring_to(&claim.claimant.reference()).iter().for_each(|token| context.wake.claimant(token));
             let waiting = context.claims.apply(claim);
-            context.wake_all(waiting.into_iter().filter(|claimant| Some(&claimant.uid) != object.metadata.uid.as_ref()));
+            context.wake_all(waiting.into_iter().filter(|claimant| Some(&*claimant.uid) != object.metadata.uid.as_deref()));
             drop(context.wake.applications.send(Name::of(&object.metadata)));
         }
         Change::Deleted(object) => {
@@ -393,7 +393,7 @@ fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) + Send + Syn
         Change::Applied(object) => {
             context.secrets.name(&token::namer(&object), &token::watched_secrets(&object));
             let waiting = context.claims.apply(token::claim_of(&object));
-            context.wake_all(waiting.into_iter().filter(|claimant| Some(&claimant.uid) != object.metadata.uid.as_ref()));
+            context.wake_all(waiting.into_iter().filter(|claimant| Some(&*claimant.uid) != object.metadata.uid.as_deref()));
             drop(context.wake.tokens.send(Name::of(&object.metadata)));
         }
         Change::Deleted(object) => {
@@ -511,7 +511,7 @@ fn on_namespace(
     }
 }
 
-fn on_secrets(context: &Arc<Context>, changed: Vec<Key>) {
+fn on_secrets(context: &Arc<Context>, changed: Vec<Name>) {
     for key in changed {
         wake_namers(context, &context.secrets, &key);
         let claimants = context.claims.of_secret(&key);
@@ -524,7 +524,7 @@ fn on_secrets(context: &Arc<Context>, changed: Vec<Key>) {
     }
 }
 
-fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
+fn wake_namers(context: &Context, versions: &Versions, key: &Name) {
     for namer in versions.named_by(key) {
         context.memory.wake(&namer.uid);
         match &namer.who {
@@ -536,32 +536,25 @@ fn wake_namers(context: &Context, versions: &Versions, key: &Key) {
 
 /// Counts objects for the metrics, now and then.
 async fn count_objects(
-    context: Arc<Context>,
-    applications: Store<AppIdApplication>,
-    tokens: Store<AccessToken>,
-    providers: Store<IdentityProvider>,
-    cluster_providers: Store<ClusterIdentityProvider>,
+    context: &Context,
+    applications: &Objects<AppIdApplication>,
+    tokens: &Objects<AccessToken>,
+    providers: &Objects<IdentityProvider>,
+    cluster_providers: &Objects<ClusterIdentityProvider>,
 ) {
     let mut ticks = tokio::time::interval(Duration::from_secs(15));
     loop {
         ticks.tick().await;
         context.metrics.set_paused(context.directory.paused());
-        context.metrics.set_tokens(&token::census(&context, &tokens));
-        tally(&context, application::KIND, &applications, |object| object.status.as_ref().map(|status| &*status.conditions));
-        tally(&context, token::KIND, &tokens, |object| object.status.as_ref().map(|status| &*status.conditions));
-        tally(&context, IdentityProvider::KIND, &providers, |object| object.status.as_ref().map(|status| &*status.conditions));
-        tally(&context, ClusterIdentityProvider::KIND, &cluster_providers, |object| {
-            object.status.as_ref().map(|status| &*status.conditions)
-        });
+        context.metrics.set_tokens(&token::census(context, tokens));
+        tally(context, application::KIND, applications);
+        tally(context, token::KIND, tokens);
+        tally(context, IdentityProvider::KIND, providers);
+        tally(context, ClusterIdentityProvider::KIND, cluster_providers);
     }
 }
 
-fn tally<K>(context: &Context, kind: &'static str, store: &Store<K>, conditions: impl Fn(&K) -> Option<&[Condition]>)
-where
-    K: Resource + Clone + 'static,
-    K::DynamicType: std::hash::Hash + Eq + Clone,
-{
-    let objects = store.state();
-    let yes = objects.iter().filter(|object| conditions(object).is_some_and(|conditions| is_true(conditions, "Ready"))).count();
-    context.metrics.set_objects(kind, yes, objects.len() - yes);
+fn tally<K: Kept>(context: &Context, kind: &'static str, objects: &Objects<K>) {
+    let (all, ready) = (objects.count(), objects.count_ready());
+    context.metrics.set_objects(kind, ready, all.saturating_sub(ready));
 }

@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet};
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use parking_lot::Mutex;
 
-use super::claims::{Claimant, ProviderKey};
+use super::{
+    claims::{Claimant, ProviderKey},
+    name::Name,
+};
 use crate::api::{ObjectVersion, mark};
-
-/// Namespace and name.
-pub type Key = (String, String);
 
 /// An object that names a Secret or a ConfigMap. Its UID goes with it, so that it can be woken before anything else knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,17 +41,33 @@ pub struct Versions {
 
 #[derive(Debug, Default)]
 struct State {
-    versions: HashMap<Key, ObjectVersion>,
-    named: HashMap<Key, HashSet<Namer>>,
+    versions: HashMap<Name, Seen>,
+    named: HashMap<Name, HashSet<Namer>>,
     /// What each names, by its UID.
-    names: HashMap<String, Vec<Key>>,
+    names: HashMap<String, Vec<Name>>,
+}
+
+/// A version in one text: there are as many as objects.
+#[derive(Debug)]
+struct Seen(Box<str>);
+
+impl Seen {
+    fn of(version: &ObjectVersion) -> Self {
+        Self(format!("{} {}", version.uid, version.resource_version).into())
+    }
+
+    fn version(&self) -> ObjectVersion {
+        // Neither holds a space.
+        let (uid, resource_version) = self.0.split_once(' ').unwrap_or_default();
+        ObjectVersion { uid: uid.to_owned(), resource_version: resource_version.to_owned() }
+    }
 }
 
 /// One watch's view, which tells what vanished while the watch was broken.
 #[derive(Debug, Default)]
 pub struct View {
     namespace: Option<String>,
-    listed: HashSet<Key>,
+    listed: HashSet<Name>,
 }
 
 impl View {
@@ -65,20 +81,20 @@ impl View {
 impl Versions {
     /// The version under a name, if it concerns us and is there.
     #[must_use]
-    pub fn get(&self, key: &Key) -> Option<ObjectVersion> {
-        self.state.lock().versions.get(key).cloned()
+    pub fn get(&self, key: &Name) -> Option<ObjectVersion> {
+        self.state.lock().versions.get(key).map(Seen::version)
     }
 
     /// Notes a version that we wrote or read ourselves, which the watch will repeat later.
-    pub fn note(&self, key: Key, version: ObjectVersion) {
+    pub fn note(&self, key: Name, version: ObjectVersion) {
         let mut state = self.state.lock();
-        if state.versions.get(&key).is_none_or(|known| is_newer(&version, known)) {
-            state.versions.insert(key, version);
+        if state.versions.get(&key).is_none_or(|known| is_newer(&version, &known.version())) {
+            state.versions.insert(key, Seen::of(&version));
         }
     }
 
     /// Declares which names an object refers to; replaces what it named before.
-    pub fn name(&self, by: &Namer, keys: &[Key]) {
+    pub fn name(&self, by: &Namer, keys: &[Name]) {
         let mut state = self.state.lock();
         let before = if keys.is_empty() { state.names.remove(&by.uid) } else { state.names.insert(by.uid.clone(), keys.to_vec()) };
         for key in before.into_iter().flatten() {
@@ -96,7 +112,7 @@ impl Versions {
 
     /// Who refers to a name.
     #[must_use]
-    pub fn named_by(&self, key: &Key) -> Vec<Namer> {
+    pub fn named_by(&self, key: &Name) -> Vec<Namer> {
         self.state.lock().named.get(key).into_iter().flatten().cloned().collect()
     }
 
@@ -108,7 +124,7 @@ impl Versions {
     }
 
     /// Takes in an event of a watch; returns the names whose version is another now.
-    pub fn absorb<K>(&self, view: &mut View, event: Event<PartialObjectMeta<K>>) -> Vec<Key> {
+    pub fn absorb<K>(&self, view: &mut View, event: Event<PartialObjectMeta<K>>) -> Vec<Name> {
         match event {
             Event::Init => {
                 view.listed.clear();
@@ -131,13 +147,13 @@ impl Versions {
             Event::Delete(object) => {
                 let Some(key) = key_of(&object) else { return Vec::new() };
                 let mut state = self.state.lock();
-                let is_same = state.versions.get(&key).is_some_and(|known| Some(&known.uid) == object.metadata.uid.as_ref());
+                let is_same = state.versions.get(&key).is_some_and(|known| Some(known.version().uid) == object.metadata.uid);
                 if is_same { state.versions.remove(&key).map(|_| key).into_iter().collect() } else { Vec::new() }
             }
         }
     }
 
-    fn apply<K>(&self, object: &PartialObjectMeta<K>) -> Option<Key> {
+    fn apply<K>(&self, object: &PartialObjectMeta<K>) -> Option<Name> {
         let key = key_of(object)?;
         let version = ObjectVersion { uid: object.metadata.uid.clone()?, resource_version: object.metadata.resource_version.clone()? };
         let mut state = self.state.lock();
@@ -147,17 +163,17 @@ impl Versions {
         if !concerns_us {
             return None;
         }
-        let is_news = state.versions.get(&key).is_none_or(|known| is_newer(&version, known));
-        is_news.then(|| state.versions.insert(key.clone(), version));
+        let is_news = state.versions.get(&key).is_none_or(|known| is_newer(&version, &known.version()));
+        is_news.then(|| state.versions.insert(key.clone(), Seen::of(&version)));
         is_news.then_some(key)
     }
 
-    fn vanished(&self, view: &View) -> Vec<Key> {
+    fn vanished(&self, view: &View) -> Vec<Name> {
         let mut state = self.state.lock();
-        let gone: Vec<Key> = state
+        let gone: Vec<Name> = state
             .versions
             .keys()
-            .filter(|key| view.namespace.as_ref().is_none_or(|namespace| *namespace == key.0) && !view.listed.contains(*key))
+            .filter(|key| view.namespace.as_ref().is_none_or(|namespace| namespace == key.namespace()) && !view.listed.contains(*key))
             .cloned()
             .collect();
         for key in &gone {
@@ -167,8 +183,8 @@ impl Versions {
     }
 }
 
-fn key_of<K>(object: &PartialObjectMeta<K>) -> Option<Key> {
-    Some((object.metadata.namespace.clone()?, object.metadata.name.clone()?))
+fn key_of<K>(object: &PartialObjectMeta<K>) -> Option<Name> {
+    Some(Name::new(object.metadata.namespace.as_ref()?, object.metadata.name.as_ref()?))
 }
 
 /// Whether `version` is later than `known`. Resource versions are numbers of one counter (Kubernetes API concepts, since 1.35); where they
@@ -192,8 +208,8 @@ mod tests {
             .expect("valid metadata")
     }
 
-    fn key(name: &str) -> Key {
-        ("ns".into(), name.into())
+    fn key(name: &str) -> Name {
+        Name::new("ns", name)
     }
 
     #[test]
@@ -223,13 +239,13 @@ mod tests {
     #[test]
     fn what_vanished_while_the_watch_was_broken_is_noticed_in_its_own_namespace_only() {
         let (versions, mut view) = (Versions::default(), View::new(Some("ns".into())));
-        versions.note(("other".into(), "x".into()), ObjectVersion { uid: "u".into(), resource_version: "1".into() });
+        versions.note(Name::new("other", "x"), ObjectVersion { uid: "u".into(), resource_version: "1".into() });
         versions.absorb(&mut view, Event::Apply(secret("a", 1, true)));
         versions.absorb(&mut view, Event::Apply(secret("b", 2, true)));
         versions.absorb::<Secret>(&mut view, Event::Init);
         versions.absorb(&mut view, Event::InitApply(secret("b", 2, true)));
         assert_eq!(versions.absorb::<Secret>(&mut view, Event::InitDone), [key("a")]);
-        assert!(versions.get(&("other".into(), "x".into())).is_some());
+        assert!(versions.get(&Name::new("other", "x")).is_some());
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     fmt::Debug,
-    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,12 +13,15 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
-        reflector::{ObjectRef, Store, store::Writer},
         watcher::{self, Event, watcher},
     },
 };
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+
+use super::{
+    name::Name,
+    objects::{Kept, Objects},
+};
 
 /// So many objects, of which metadata is all that is asked for, are listed at a time.
 pub const METADATA_PAGE: u32 = 250;
@@ -83,130 +85,76 @@ pub enum Change<K> {
     Deleted(Arc<K>),
 }
 
-/// A store of all objects of a kind, fed by one watch per watched namespace.
-pub struct Feed<K>
-where
-    K: Resource + Clone + 'static,
-    K::DynamicType: Hash + Eq + Clone + Default,
-{
-    store: Store<K>,
-    writer: Mutex<Writer<K>>,
-    unlisted: Mutex<usize>,
-    /// Objects that went while other namespaces were still being listed: the writer can remove them only afterwards.
-    gone_early: Mutex<HashSet<ObjectRef<K>>>,
+/// Feeds the store of a kind from one API, for ever. An object that this version cannot read is left out and handed to `on_unreadable`.
+pub async fn feed<K: Kept>(
+    objects: Arc<Objects<K>>,
+    api: Api<DeserializeGuard<K>>,
+    may_be_missing: bool,
+    on_change: impl Fn(Change<K>) + Send + Sync,
+    on_unreadable: impl Fn(kube::core::error_boundary::InvalidObject) + Send + Sync,
+) {
+    let mut view = View { objects, known: HashSet::new(), listed: HashSet::new(), is_listed: false };
+    follow(api, OBJECT_PAGE, may_be_missing, |event| match event {
+        Event::Init => view.listed.clear(),
+        Event::InitApply(DeserializeGuard(Ok(object))) => {
+            let name = view.apply(object, &on_change);
+            view.listed.insert(name);
+        }
+        Event::InitDone => view.all_is_listed(&on_change),
+        Event::Apply(DeserializeGuard(Ok(object))) => {
+            let name = view.apply(object, &on_change);
+            view.known.insert(name);
+        }
+        Event::Delete(DeserializeGuard(Ok(object))) => {
+            let gone = Name::of(object.meta());
+            view.known.remove(&gone);
+            view.delete(&gone, &on_change);
+        }
+        Event::InitApply(DeserializeGuard(Err(invalid)))
+        | Event::Apply(DeserializeGuard(Err(invalid)))
+        | Event::Delete(DeserializeGuard(Err(invalid))) => {
+            on_unreadable(invalid);
+        }
+    })
+    .await;
 }
 
-impl<K> Feed<K>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Hash + Eq + Clone + Default,
-{
-    /// A store that is complete when `watches` watches have listed everything.
-    #[must_use]
-    pub fn new(watches: usize) -> Arc<Self> {
-        let mut writer = Writer::<K>::new(K::DynamicType::default());
-        let store = writer.as_reader();
-        writer.apply_watcher_event(&Event::Init);
-        if watches == 0 {
-            // Nobody will say that everything was listed: there is nothing.
-            writer.apply_watcher_event(&Event::InitDone);
-        }
-        Arc::new(Self { store, writer: Mutex::new(writer), unlisted: Mutex::new(watches), gone_early: Mutex::default() })
-    }
+/// One watch's view of the store that it feeds with others.
+struct View<K: Kept> {
+    objects: Arc<Objects<K>>,
+    /// What this watch has brought.
+    known: HashSet<Name>,
+    /// What it has brought since it began to list anew.
+    listed: HashSet<Name>,
+    is_listed: bool,
+}
 
-    /// The store.
-    #[must_use]
-    pub fn store(&self) -> Store<K> {
-        self.store.clone()
-    }
-
-    /// Feeds the store from one API, for ever. An object that this version cannot read is left out and handed to `on_unreadable`.
-    pub async fn run(
-        self: Arc<Self>,
-        api: Api<DeserializeGuard<K>>,
-        may_be_missing: bool,
-        on_change: impl Fn(Change<K>) + Send + Sync,
-        on_unreadable: impl Fn(kube::core::error_boundary::InvalidObject) + Send + Sync,
-    ) {
-        let mut known: HashSet<ObjectRef<K>> = HashSet::new();
-        let mut listed: HashSet<ObjectRef<K>> = HashSet::new();
-        follow(api, OBJECT_PAGE, may_be_missing, |event| match event {
-            Event::Init => listed.clear(),
-            Event::InitApply(DeserializeGuard(Ok(object))) => {
-                listed.insert(ObjectRef::from_obj(&object));
-                self.apply(object, &on_change);
-            }
-            Event::InitDone => {
-                for gone in known.difference(&listed) {
-                    self.delete(gone, &on_change);
-                }
-                known = std::mem::take(&mut listed);
-                self.listed(&on_change);
-            }
-            Event::Apply(DeserializeGuard(Ok(object))) => {
-                known.insert(ObjectRef::from_obj(&object));
-                self.apply(object, &on_change);
-            }
-            Event::Delete(DeserializeGuard(Ok(object))) => {
-                let gone = ObjectRef::from_obj(&object);
-                known.remove(&gone);
-                self.delete(&gone, &on_change);
-            }
-            Event::InitApply(DeserializeGuard(Err(invalid)))
-            | Event::Apply(DeserializeGuard(Err(invalid)))
-            | Event::Delete(DeserializeGuard(Err(invalid))) => {
-                on_unreadable(invalid);
-            }
-        })
-        .await;
-    }
-
-    fn is_complete(&self) -> bool {
-        *self.unlisted.lock() == 0
-    }
-
-    fn apply(&self, object: K, on_change: &impl Fn(Change<K>)) {
-        let object = pruned(object);
-        let replaced = self.store.get(&ObjectRef::from_obj(&object)).filter(|former| former.uid() != object.uid());
+impl<K: Kept> View<K> {
+    fn apply(&self, object: K, on_change: &impl Fn(Change<K>)) -> Name {
+        let object = Arc::new(pruned(object));
+        let (name, replaced) = self.objects.put(&object);
         if let Some(former) = replaced {
             // Its deletion fell into a gap of the watch.
             on_change(Change::Deleted(former));
         }
-        // Until everything is listed the writer collects; what is applied beside the collection would be lost with it.
-        let event = if self.is_complete() {
-            Event::Apply(object.clone())
-        } else {
-            self.gone_early.lock().remove(&ObjectRef::from_obj(&object));
-            Event::InitApply(object.clone())
-        };
-        self.writer.lock().apply_watcher_event(&event);
-        on_change(Change::Applied(Arc::new(object)));
+        on_change(Change::Applied(object));
+        name
     }
 
-    fn delete(&self, gone: &ObjectRef<K>, on_change: &impl Fn(Change<K>)) {
-        if !self.is_complete() {
-            self.gone_early.lock().insert(gone.clone());
-            return;
+    fn delete(&self, gone: &Name, on_change: &impl Fn(Change<K>)) {
+        if let Some(object) = self.objects.remove(gone) {
+            on_change(Change::Deleted(object));
         }
-        let Some(object) = self.store.get(gone) else { return };
-        self.writer.lock().apply_watcher_event(&Event::Delete((*object).clone()));
-        on_change(Change::Deleted(object));
     }
 
-    fn listed(&self, on_change: &impl Fn(Change<K>)) {
-        {
-            let mut unlisted = self.unlisted.lock();
-            if *unlisted == 0 {
-                return;
-            }
-            *unlisted -= 1;
-            if *unlisted > 0 {
-                return;
-            }
-            self.writer.lock().apply_watcher_event(&Event::InitDone);
+    fn all_is_listed(&mut self, on_change: &impl Fn(Change<K>)) {
+        let before = std::mem::replace(&mut self.known, std::mem::take(&mut self.listed));
+        for gone in before.difference(&self.known) {
+            self.delete(gone, on_change);
         }
-        let gone = std::mem::take(&mut *self.gone_early.lock());
-        gone.iter().for_each(|gone| self.delete(gone, on_change));
+        if !std::mem::replace(&mut self.is_listed, true) {
+            self.objects.listed();
+        }
     }
 }
 
@@ -221,26 +169,59 @@ fn pruned<K: Resource>(mut object: K) -> K {
 mod tests {
     use super::*;
     use crate::api::IdentityProvider;
+    use parking_lot::Mutex;
 
     fn provider(namespace: &str) -> IdentityProvider {
         serde_json::from_value(serde_json::json!({ "metadata": { "name": "p", "namespace": namespace, "uid": namespace }, "spec": {} }))
             .expect("valid")
     }
 
+    fn view(objects: &Arc<Objects<IdentityProvider>>) -> View<IdentityProvider> {
+        View { objects: objects.clone(), known: HashSet::new(), listed: HashSet::new(), is_listed: false }
+    }
+
+    fn namespaces(objects: &Objects<IdentityProvider>) -> Vec<String> {
+        let mut namespaces: Vec<_> = objects.all().iter().filter_map(|object| object.metadata.namespace.clone()).collect();
+        namespaces.sort();
+        namespaces
+    }
+
     #[test]
     fn what_changes_in_one_namespace_while_another_is_still_listed_is_not_lost() {
-        let feed = Feed::<IdentityProvider>::new(2);
+        let objects = Objects::<IdentityProvider>::new(2);
+        let (mut one, mut other) = (view(&objects), view(&objects));
         let ignore = |_| ();
         for namespace in ["kept", "deleted"] {
-            feed.apply(provider(namespace), &ignore);
+            let name = one.apply(provider(namespace), &ignore);
+            one.listed.insert(name);
         }
-        feed.listed(&ignore);
-        feed.apply(provider("late"), &ignore);
-        feed.delete(&ObjectRef::new("p").within("deleted"), &ignore);
-        feed.apply(provider("other"), &ignore);
-        feed.listed(&ignore);
-        let mut namespaces: Vec<_> = feed.store().state().iter().filter_map(|object| object.namespace()).collect();
-        namespaces.sort();
-        assert_eq!(namespaces, ["kept", "late", "other"]);
+        one.all_is_listed(&ignore);
+        one.apply(provider("late"), &ignore);
+        one.delete(&Name::new("deleted", "p"), &ignore);
+        other.apply(provider("other"), &ignore);
+        other.all_is_listed(&ignore);
+        assert_eq!(namespaces(&objects), ["kept", "late", "other"]);
+    }
+
+    #[test]
+    fn what_vanished_while_a_watch_was_broken_is_told_by_that_watch_alone() {
+        let objects = Objects::<IdentityProvider>::new(2);
+        let (mut one, mut other) = (view(&objects), view(&objects));
+        let ignore = |_| ();
+        for namespace in ["a", "b"] {
+            let name = one.apply(provider(namespace), &ignore);
+            one.known.insert(name);
+        }
+        let name = other.apply(provider("c"), &ignore);
+        other.known.insert(name);
+        let told = Mutex::new(Vec::new());
+        let name = one.apply(provider("b"), &ignore);
+        one.listed.insert(name);
+        one.all_is_listed(&|change| {
+            if let Change::Deleted(object) = change {
+                told.lock().extend(object.metadata.namespace.clone());
+            }
+        });
+        assert_eq!((namespaces(&objects), told.into_inner()), (vec!["b".to_owned(), "c".to_owned()], vec!["a".to_owned()]));
     }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::{
     Context,
     cluster::{self, Abort, Announcement, SecretContent, Subject},
+    name::Name,
     published::{self, Whose},
 };
 use super::{KIND, Pass, spec::was_published, survey::Survey};
@@ -46,7 +47,7 @@ pub(super) async fn look_at_secret(
         survey.triggers.secret_damaged = true;
         return Ok((survey.own_secret(false), survey.stored_secret.clone()));
     }
-    let (namespace, name) = &survey.key;
+    let (namespace, name) = (survey.key.namespace(), survey.key.name());
     let Some(metadata) = cluster::secret_metadata(&context.client, namespace, name).await? else {
         survey.secret_is_damaged = was_ours;
         survey.triggers.secret_damaged = was_ours && !context.memory.knows_damage(&survey.uid, ABSENT);
@@ -121,7 +122,7 @@ impl Pass {
     }
 
     pub(super) fn note_secret(&mut self, version: ObjectVersion) {
-        self.context.secrets.note((self.subject.namespace.clone(), self.secret_name.clone()), version.clone());
+        self.context.secrets.note(Name::new(&self.subject.namespace, &self.secret_name), version.clone());
         self.secret_version = Some(version);
     }
 

@@ -9,6 +9,7 @@ use super::super::{
     claims::{Claim as ClaimOf, Claimant, ProviderKey},
     cluster::holds_finalizer,
     directory::recorded_tenant,
+    name::Name,
     report::{condition, is_said, is_true},
 };
 use super::KIND;
@@ -30,9 +31,9 @@ pub fn claim_of(object: &AppIdApplication) -> ClaimOf {
     let namespace = object.namespace().unwrap_or_default();
     let status = object.status.as_ref();
     ClaimOf {
-        claimant: Claimant { kind: KIND, namespace: namespace.clone(), name: object.name_any(), uid: object.uid().unwrap_or_default() },
+        claimant: Claimant { kind: KIND, name: Name::of(&object.metadata), uid: object.metadata.uid.as_deref().unwrap_or_default().into() },
         created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
-        secret: (namespace.clone(), secret_name(object)),
+        secret: Name::new(&namespace, &secret_name(object)),
         state: None,
         spends: None,
         provider: Some(ProviderKey::referred(&object.spec.provider_ref, &namespace)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::super::{Context, claims::ProviderKey, directory::Connection, versions::Key};
+use super::super::{Context, claims::ProviderKey, directory::Connection, name::Name};
 use super::{
     DELETION_BUDGET_WITHOUT_PROVIDER,
     spec::{desired, flaw, recorded, request, secret_name, shape_of, standing_claim, was_refused},
@@ -25,7 +25,7 @@ use crate::{
 /// What can be seen of an object without asking anybody.
 pub struct Survey {
     pub(super) uid: String,
-    pub(super) key: Key,
+    pub(super) key: Name,
     pub(super) provider: ProviderKey,
     pub(super) recorded: Recorded,
     /// What this process sent and got no answer to, while no status says so.
@@ -44,7 +44,7 @@ impl Survey {
         let namespace = object.namespace().unwrap_or_default();
         let status = object.status.clone().unwrap_or_default();
         let provider = ProviderKey::referred(&object.spec.provider_ref, &namespace);
-        let key = (namespace, secret_name(object));
+        let key = Name::new(&namespace, &secret_name(object));
         let spec_changed = status.observed_generation != object.metadata.generation;
         let seen = context.secrets.get(&key);
         let drift_check_due = context
@@ -117,7 +117,7 @@ impl Survey {
         secret: SecretView,
         has_connection: bool,
     ) -> World {
-        let namespace = &self.key.0;
+        let namespace = self.key.namespace();
         let labels = context.labels_of(namespace);
         let desired = desired(object);
         let claims = &context.claims;
@@ -157,7 +157,7 @@ impl Survey {
                 &self.uid,
             )
             .into_iter()
-            .map(|(uri, heir)| (uri, format!("{}/{}", heir.namespace, heir.name)))
+            .map(|(uri, heir)| (uri, heir.name.to_string()))
             .collect();
         let owns_secret = matches!(secret, SecretView::Ours { .. } | SecretView::Immutable);
         World {

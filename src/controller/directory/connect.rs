@@ -16,6 +16,7 @@ use super::{
     super::{
         cluster::Abort,
         credentials::{ReadCredential, missing, pair},
+        name::Name,
         turns::Turns,
         versions::Versions,
     },
@@ -190,7 +191,7 @@ impl Directory {
     ) -> Result<Result<Connection, Problem>, Abort> {
         let mut read = Named { home, secrets: HashMap::new() };
         for name in specification.secret_names() {
-            match self.credentials.read(client, secrets, &(home.to_owned(), name.to_owned())).await? {
+            match self.credentials.read(client, secrets, &Name::new(home, name)).await? {
                 Ok(credential) => {
                     read.secrets.insert(name.to_owned(), credential);
                 }
@@ -208,7 +209,7 @@ impl Directory {
     }
 
     async fn read_config_map(&self, client: &Client, config_maps: &Versions, home: &str, name: &str) -> Result<Option<Bundle>, Abort> {
-        let key = (home.to_owned(), name.to_owned());
+        let key = Name::new(home, name);
         if let (Some(current), Some((version, kept))) = (config_maps.get(&key), self.bundles.lock().get(&key).cloned())
             && current == version
         {

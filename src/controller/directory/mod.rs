@@ -18,13 +18,7 @@ use parking_lot::Mutex;
 pub(super) use self::connect::{PRIVATE_KEY, algorithm, assertion_lifetime, in_secret};
 pub use self::specification::{Specification, recorded_tenant};
 use self::specification::{is_allowed, parsed};
-use super::{
-    claims::ProviderKey,
-    cluster::Abort,
-    credentials::Credentials,
-    turns::Turns,
-    versions::{Key, Versions},
-};
+use super::{claims::ProviderKey, cluster::Abort, credentials::Credentials, name::Name, turns::Turns, versions::Versions};
 use crate::{
     api::{ObjectVersion, ProviderKind, ProviderVersion},
     metrics::Metrics,
@@ -151,7 +145,7 @@ pub struct Directory {
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<ProviderKey, Entry>>,
     credentials: Arc<Credentials>,
-    bundles: Mutex<HashMap<Key, (ObjectVersion, Bundle)>>,
+    bundles: Mutex<HashMap<Name, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
 }
 
@@ -213,10 +207,9 @@ impl Directory {
         let home = self.home(&specification.key);
         let namer = specification.namer();
         // Named first, read second: whatever changes in between is reported by the watch.
-        let keys: Vec<Key> = specification.secret_names().into_iter().map(|secret| (home.clone(), secret.to_owned())).collect();
+        let keys: Vec<Name> = specification.secret_names().into_iter().map(|secret| Name::new(&home, secret)).collect();
         secrets.name(&namer, &keys);
-        config_maps
-            .name(&namer, &specification.config_map_name().map(|map| (home.clone(), map.to_owned())).into_iter().collect::<Vec<_>>());
+        config_maps.name(&namer, &specification.config_map_name().map(|map| Name::new(&home, map)).into_iter().collect::<Vec<_>>());
         let connection = self.connect(client, secrets, config_maps, &home, specification).await?;
         Ok(self.enter(specification, connection))
     }

@@ -1,53 +1,99 @@
 //! Counts tokens for the metrics: how many are in which state, and when the first of each service ends.
 
-use jiff::Timestamp;
-use kube::{
-    ResourceExt,
-    runtime::reflector::{ObjectRef, Store},
-};
+use std::collections::BTreeMap;
 
-use super::super::{Context, claims::ProviderKey};
+use jiff::Timestamp;
+
+use super::super::{Context, claims::ProviderKey, name::Name, objects::Objects, uid::Uid};
 use crate::{api::AccessToken, controller::report::condition, metrics::TokenCensus};
 
 /// Every state, from the worst to the best.
 const STATES: [&str; 5] = ["absent", "expired", "suspended", "failing", "fresh"];
 
-/// Counts the tokens of a store.
-#[must_use]
-pub fn census(context: &Context, tokens: &Store<AccessToken>) -> TokenCensus {
-    let now = context.clock.now();
-    let mut census = TokenCensus { states: STATES.into_iter().map(|state| (state, 0)).collect(), ..TokenCensus::default() };
-    for token in tokens.state() {
-        let state = state_of(&token, now);
-        *census.states.entry(state).or_default() += 1;
-        let service = provider_of(context, &token).and_then(|provider| context.directory.connection(&provider).ok());
-        let end = token.status.as_ref().and_then(|status| status.expires_at.as_ref());
-        if let (Some(connection), Some(end)) = (service, end.filter(|_| !["absent", "expired"].contains(&state))) {
-            let soonest = census.soonest_ends.entry(connection.service.name()).or_insert(i64::MAX);
-            *soonest = (*soonest).min(end.0.as_second());
+/// What is counted of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// When the published one ends, in seconds; `None` where none is published.
+    ends: Option<i64>,
+    is_suspended: bool,
+    is_failing: bool,
+    /// The client that it names.
+    client: Option<Name>,
+}
+
+impl Summary {
+    /// What is counted of `token`.
+    #[must_use]
+    pub fn of(token: &AccessToken) -> Self {
+        let status = token.status.as_ref().filter(|status| status.secret_ref.is_some());
+        let fresh = status.and_then(|status| condition(&status.conditions, "Fresh"));
+        let namespace = token.metadata.namespace.as_deref().unwrap_or_default();
+        Self {
+            ends: status.and_then(|status| status.expires_at.as_ref()).map(|end| end.0.as_second()),
+            is_suspended: token.spec.suspend,
+            is_failing: fresh.is_some_and(|fresh| fresh.status == "False"),
+            client: token.spec.client_ref.as_ref().map(|client| Name::new(namespace, &client.name)),
         }
     }
+
+    fn state(&self, now: Timestamp) -> &'static str {
+        match self.ends {
+            None => "absent",
+            // Also one that nobody is to replace: a suspended object does not make it live longer.
+            Some(end) if end <= now.as_second() => "expired",
+            Some(_) if self.is_suspended => "suspended",
+            Some(_) if self.is_failing => "failing",
+            Some(_) => "fresh",
+        }
+    }
+}
+
+/// Counts the tokens.
+#[must_use]
+pub fn census(context: &Context, tokens: &Objects<AccessToken>) -> TokenCensus {
+    let now = context.clock.now();
+    let mut census = TokenCensus { states: STATES.into_iter().map(|state| (state, 0)).collect(), ..TokenCensus::default() };
+    let mut places = Places { context, of_providers: BTreeMap::new(), of_clients: BTreeMap::new() };
+    tokens.for_each_summary(|uid, token| {
+        let state = token.state(now);
+        *census.states.entry(state).or_default() += 1;
+        let end = token.ends.filter(|_| !["absent", "expired"].contains(&state));
+        if let Some((end, service)) = end.and_then(|end| Some((end, places.service(uid, token)?))) {
+            let soonest = census.soonest_ends.entry(service).or_insert(i64::MAX);
+            *soonest = (*soonest).min(end);
+        }
+    });
     census
 }
 
-/// The provider that the spec names, or that of the client it names.
-fn provider_of(context: &Context, token: &AccessToken) -> Option<ProviderKey> {
-    let namespace = token.namespace().unwrap_or_default();
-    let of_client = |name: &str| context.applications.get(&ObjectRef::new(name).within(&namespace));
-    let client = token.spec.client_ref.as_ref().and_then(|reference| of_client(&reference.name));
-    let reference = token.spec.provider_ref.as_ref().or_else(|| client.as_ref().map(|client| &client.spec.provider_ref))?;
-    Some(ProviderKey::referred(reference, &namespace))
+/// Where tokens come from; each place is looked up once in a census.
+struct Places<'a> {
+    context: &'a Context,
+    of_providers: BTreeMap<ProviderKey, Option<&'static str>>,
+    of_clients: BTreeMap<Name, Option<ProviderKey>>,
 }
 
-fn state_of(token: &AccessToken, now: Timestamp) -> &'static str {
-    let Some(status) = token.status.as_ref().filter(|status| status.secret_ref.is_some()) else { return "absent" };
-    match &status.expires_at {
-        None => "absent",
-        // Also one that nobody is to replace: a suspended object does not make it live longer.
-        Some(end) if end.0 <= now => "expired",
-        Some(_) if token.spec.suspend => "suspended",
-        Some(_) if condition(&status.conditions, "Fresh").is_some_and(|fresh| fresh.status == "False") => "failing",
-        Some(_) => "fresh",
+impl Places<'_> {
+    fn service(&mut self, uid: Uid, token: &Summary) -> Option<&'static str> {
+        let context = self.context;
+        // A token that names a client comes from the client's provider.
+        let of_client = |name: &Name| {
+            let application = context.applications.get(name)?;
+            Some(ProviderKey::referred(&application.spec.provider_ref, name.namespace()))
+        };
+        let provider = match &token.client {
+            Some(client) => self.of_clients.entry(client.clone()).or_insert_with(|| of_client(client)).clone()?,
+            None => context.claims.provider_of(uid)?,
+        };
+        let name = |provider: &ProviderKey| context.directory.connection(provider).ok().map(|connection| connection.service.name());
+        match self.of_providers.get(&provider) {
+            Some(service) => *service,
+            None => {
+                let service = name(&provider);
+                self.of_providers.insert(provider, service);
+                service
+            }
+        }
     }
 }
 
@@ -77,7 +123,7 @@ mod tests {
                 "spec": { "providerRef": { "name": "ibm" }, "suspend": suspend }, "status": status,
             }))
             .expect("a token");
-            assert_eq!(state_of(&token, now), state, "{:?}", token.status);
+            assert_eq!(Summary::of(&token).state(now), state, "{:?}", token.status);
         }
     }
 }

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use kube::Api;
 
 pub use self::{
-    census::census,
+    census::{Summary, census},
     refresh_token::RefreshTokens,
     schedules::{Kept, Schedules},
     spec::{claim_of, named_secrets, namer, watched_secrets},
@@ -130,7 +130,7 @@ impl Kind for AccessTokens {
         });
         let (refresh_token, obstacle) = match (&source, obstacle) {
             (Some(Source { request: TokenRequest { grant: Grant::RefreshToken(seed), .. }, issued_for, .. }), None) => {
-                let seed_version = spends(&object).and_then(|key| issued_for.credentials.get(&key.1));
+                let seed_version = spends(&object).and_then(|key| issued_for.credentials.get(key.name()));
                 match refresh_token::look(context, &object, &subject, &status, (seed, seed_version)).await? {
                     Ok(held) => (Some(held), None),
                     Err(problem) => (None, Some(problem)),
@@ -277,7 +277,7 @@ fn refresh_token_rival(context: &Context, object: &AccessToken, uid: &str) -> Op
     let secret = spends(object)?;
     let rival = context.claims.rival_for_refresh_token(&secret, uid)?;
     let what_to_do = "services take back what is used twice: give each its own";
-    let message = format!("{rival} uses the refresh token of the Secret {} already, and {what_to_do}", secret.1);
+    let message = format!("{rival} uses the refresh token of the Secret {} already, and {what_to_do}", secret.name());
     Some(Problem::new(Reason::RefreshTokenShared, message))
 }
 
@@ -328,7 +328,7 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
 async fn still_wanted(context: &Context, subject: &Subject) -> Result<bool, Abort> {
     let api: Api<AccessToken> = Api::namespaced(context.client.clone(), &subject.namespace);
     let found = api.get_metadata_opt(&subject.name).await.map_err(Abort::of("looking whether the object is still there"))?;
-    Ok(found.is_some_and(|object| object.uid().as_deref() == Some(&subject.uid) && object.metadata.deletion_timestamp.is_none()))
+    Ok(found.is_some_and(|object| object.metadata.uid.as_deref() == Some(&subject.uid) && object.metadata.deletion_timestamp.is_none()))
 }
 
 /// Whether the obstacle that was reported is one that can stand although nothing is in the way from here: whatever could end it wakes the
@@ -360,8 +360,8 @@ fn stands(status: &AccessTokenStatus, has_credentials: bool) -> bool {
 fn is_another(object: &AccessToken, tried_for: Option<&IssuedFor>, now: &IssuedFor) -> bool {
     let without_seed = |issued_for: &IssuedFor| {
         let mut issued_for = issued_for.clone();
-        if let Some((_, name)) = spends(object) {
-            issued_for.credentials.remove(&name);
+        if let Some(seed) = spends(object) {
+            issued_for.credentials.remove(seed.name());
         }
         issued_for
     };

@@ -189,11 +189,11 @@ pub(super) async fn look(
     let lost = |what: &str| {
         let message = format!(
             "the Secret {}, which held the current refresh token, {what}; put a new one into the Secret that grant.refreshToken names",
-            name.1
+            name.name()
         );
         Problem::new(Reason::ReauthorizationRequired, message)
     };
-    let Some((metadata, data)) = cluster::read_secret(&context.client, &name.0, &name.1).await? else {
+    let Some((metadata, data)) = cluster::read_secret(&context.client, name.namespace(), name.name()).await? else {
         let beginning = Held { state: State::begin(seed, status.refresh_token.as_ref().map_or(0, |said| said.answered)), version: None };
         return Ok(if was_used { Err(lost("is gone")) } else { Ok(beginning) });
     };
@@ -203,7 +203,9 @@ pub(super) async fn look(
     match published::whose(&metadata, context, subject, None, &Default::default()) {
         Whose::Ours { is_immutable: true, .. } => return Ok(Err(Problem::immutable_secret())),
         Whose::Ours { .. } | Whose::Former { from_this_cluster: true, .. } => {}
-        Whose::Former { whose, .. } | Whose::Others(whose) => return Ok(Err(Problem::foreign_secret(&format!("{whose} ({})", name.1)))),
+        Whose::Former { whose, .. } | Whose::Others(whose) => {
+            return Ok(Err(Problem::foreign_secret(&format!("{whose} ({})", name.name()))));
+        }
     }
     match State::read(&data, seed) {
         Some(state) => {
@@ -283,8 +285,10 @@ impl Pass {
 
     /// What the Secret says now.
     async fn current(&self) -> Result<Option<Held>, Abort> {
-        let (namespace, name) = state_key(&self.object);
-        let Some((metadata, data)) = cluster::read_secret(&self.context.client, &namespace, &name).await? else { return Ok(None) };
+        let name = state_key(&self.object);
+        let Some((metadata, data)) = cluster::read_secret(&self.context.client, name.namespace(), name.name()).await? else {
+            return Ok(None);
+        };
         let version = version_of(&metadata);
         let seed = self.source.as_ref().and_then(|source| match &source.request.grant {
             Grant::RefreshToken(seed) => Some(seed),
@@ -300,7 +304,7 @@ impl Pass {
         let labels = BTreeMap::from([(mark::STATE.to_owned(), KIND.to_owned())]);
         let content = SecretContent { data: state.data(), labels, annotations, owned: true };
         let name = state_key(&self.object);
-        match self.subject.publish(&self.context.client, &name.1, known, &content).await? {
+        match self.subject.publish(&self.context.client, name.name(), known, &content).await? {
             Ok(version) => {
                 self.context.secrets.note(name, version.clone());
                 let held = Held { state: state.clone(), version: Some(version) };

@@ -52,7 +52,7 @@ pub(super) async fn look(
     if stored.is_some() && is_contested {
         return Ok(Look { view: SecretView::Ours { is_intact: false }, version: stored, is_damaged: true });
     }
-    let Some(metadata) = cluster::secret_metadata(&context.client, &key.0, &key.1).await? else {
+    let Some(metadata) = cluster::secret_metadata(&context.client, key.namespace(), key.name()).await? else {
         return Ok(Look { view: SecretView::Absent, version: None, is_damaged: stored.is_some() });
     };
     let version =
@@ -92,7 +92,7 @@ impl Pass {
     pub(super) async fn take_over(&mut self) -> Result<(), Abort> {
         let Some(known) = self.secret_version.clone() else { return Err(Abort::Stale) };
         let metadata = json!({ "ownerReferences": [self.subject.owner_reference()], "labels": { mark::KIND: KIND } });
-        let name = secret_key(&self.object).1;
+        let name = secret_key(&self.object).name().to_owned();
         let version = self.subject.mark_secret(&self.context.client, &name, &known, metadata).await?;
         self.note_secret(version);
         self.announcements.push(Announcement {
@@ -127,7 +127,7 @@ impl Pass {
         let mut labels = spec.labels.clone();
         labels.insert(mark::KIND.to_owned(), KIND.to_owned());
         let content = SecretContent { data, labels, annotations, owned: true };
-        let name = secret_key(&self.object).1;
+        let name = secret_key(&self.object).name().to_owned();
         match self.subject.publish(&self.context.client, &name, self.secret_version.clone().as_ref(), &content).await? {
             Ok(version) => {
                 self.note_secret(version);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 use super::super::{
@@ -12,6 +12,7 @@ use super::super::{
     cluster::Abort,
     credentials::{ReadCredential, missing, pair},
     directory::{Connection, PRIVATE_KEY, Service, Usable, algorithm, assertion_lifetime, in_secret},
+    name::Name,
 };
 use super::{spec::flaw, spec::named_secrets};
 use crate::{
@@ -94,7 +95,7 @@ fn issued_for(
 ) -> Option<IssuedFor> {
     let mut credentials: BTreeMap<String, ObjectVersion> = BTreeMap::new();
     for key in named_secrets(object) {
-        credentials.insert(key.1.clone(), context.secrets.get(&key)?);
+        credentials.insert(key.name().to_owned(), context.secrets.get(&key)?);
     }
     if let Some(application) = application {
         let (name, version) = published_secret(application)?;
@@ -123,12 +124,12 @@ pub(super) async fn read(context: &Context, object: &AccessToken, outline: &Outl
         Some(None) => {
             return Ok(Err(not_ready(&outline.application.as_ref().map(|application| application.name_any()).unwrap_or_default())));
         }
-        Some(Some(name)) => Some((object.namespace().unwrap_or_default(), name)),
+        Some(Some(name)) => Some(Name::new(object.metadata.namespace.as_deref().unwrap_or_default(), &name)),
         None => None,
     };
     for key in named_secrets(object).into_iter().chain(of_application.clone()) {
         match context.credentials.read(&context.client, &context.secrets, &key).await? {
-            Ok(credential) => drop(read.insert(key.1, credential)),
+            Ok(credential) => drop(read.insert(key.name().to_owned(), credential)),
             Err(problem) => return Ok(Err(problem)),
         }
     }
@@ -292,7 +293,7 @@ fn client(object: &AccessToken, outline: &Outline, secrets: &Secrets, own: Optio
 }
 
 fn referred(context: &Context, namespace: &str, reference: &ClientReference, field: &str) -> Result<Arc<AppIdApplication>, Problem> {
-    context.applications.get(&ObjectRef::new(&reference.name).within(namespace)).ok_or_else(|| {
+    context.applications.get(&Name::new(namespace, &reference.name)).ok_or_else(|| {
         Problem::new(
             Reason::ClientNotFound,
             format!("the AppIdApplication {} that {field} names does not exist in this namespace", reference.name),

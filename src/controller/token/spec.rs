@@ -6,7 +6,8 @@ use kube::ResourceExt;
 
 use super::super::{
     claims::{Claim, Claimant, ProviderKey, Reference},
-    versions::{Key, Namer, Who},
+    name::Name,
+    versions::{Namer, Who},
 };
 use super::KIND;
 use crate::{
@@ -46,31 +47,26 @@ pub fn claim_of(object: &AccessToken) -> Claim {
 }
 
 fn claimant(object: &AccessToken) -> Claimant {
-    Claimant {
-        kind: KIND,
-        namespace: object.namespace().unwrap_or_default(),
-        name: object.name_any(),
-        uid: object.uid().unwrap_or_default(),
-    }
+    Claimant { kind: KIND, name: Name::of(&object.metadata), uid: object.metadata.uid.as_deref().unwrap_or_default().into() }
 }
 
 /// What stands for it in the index of Secrets.
 #[must_use]
 pub fn namer(object: &AccessToken) -> Namer {
     let claimant = claimant(object);
-    Namer { uid: claimant.uid.clone(), who: Who::Claimant(claimant) }
+    Namer { uid: claimant.uid.to_string(), who: Who::Claimant(claimant) }
 }
 
 /// The Secrets of which every change is to be noticed: those that the spec names, and the operator's own beside the published one.
 #[must_use]
-pub fn watched_secrets(object: &AccessToken) -> Vec<Key> {
+pub fn watched_secrets(object: &AccessToken) -> Vec<Name> {
     named_secrets(object).into_iter().chain(spends(object).map(|_| state_key(object))).collect()
 }
 
 /// The Secret whose refresh token is used up for this object.
-pub(super) fn spends(object: &AccessToken) -> Option<Key> {
+pub(super) fn spends(object: &AccessToken) -> Option<Name> {
     let source = object.spec.grant.refresh_token.as_ref()?;
-    Some((object.namespace().unwrap_or_default(), source.secret_ref.name.clone()))
+    Some(Name::new(object.metadata.namespace.as_deref().unwrap_or_default(), &source.secret_ref.name))
 }
 
 fn has_begun_to_spend(object: &AccessToken) -> bool {
@@ -79,7 +75,7 @@ fn has_begun_to_spend(object: &AccessToken) -> bool {
 
 /// The Secrets that the spec names, for the credential and for the grant.
 #[must_use]
-pub fn named_secrets(object: &AccessToken) -> Vec<Key> {
+pub fn named_secrets(object: &AccessToken) -> Vec<Name> {
     let (spec, namespace) = (&object.spec, object.namespace().unwrap_or_default());
     let credentials = spec.credentials.as_ref().map(|credentials| &credentials.secret_ref.name);
     let password = spec.grant.password.as_ref().map(|password| &password.secret_ref.name);
@@ -89,26 +85,30 @@ pub fn named_secrets(object: &AccessToken) -> Vec<Key> {
     });
     let refresh_token = spec.grant.refresh_token.as_ref().map(|source| &source.secret_ref.name);
     let names: BTreeSet<&String> = [credentials, password, assertion, refresh_token].into_iter().flatten().collect();
-    names.into_iter().map(|name| (namespace.clone(), name.clone())).collect()
+    names.into_iter().map(|name| Name::new(&namespace, name)).collect()
 }
 
 fn references(object: &AccessToken) -> BTreeSet<Reference> {
     let spec = &object.spec;
     let refer = |reference: &ClientReference| match reference.kind {
-        ClientKind::AppIdApplication => Some((super::super::application::KIND, object.namespace()?, reference.name.clone())),
+        ClientKind::AppIdApplication => {
+            Some((super::super::application::KIND, Name::new(object.metadata.namespace.as_ref()?, &reference.name)))
+        }
         ClientKind::Unknown => None,
     };
     [spec.client_ref.as_ref(), spec.grant.audience_ref.as_ref()].into_iter().flatten().filter_map(refer).collect()
 }
 
-pub(super) fn secret_key(object: &AccessToken) -> Key {
-    (object.namespace().unwrap_or_default(), object.spec.secret.name.clone().unwrap_or_else(|| object.name_any()))
+pub(super) fn secret_key(object: &AccessToken) -> Name {
+    let metadata = &object.metadata;
+    let name = object.spec.secret.name.as_deref().or(metadata.name.as_deref()).unwrap_or_default();
+    Name::new(metadata.namespace.as_deref().unwrap_or_default(), name)
 }
 
 /// Where the operator keeps the refresh token that is used next.
-pub(super) fn state_key(object: &AccessToken) -> Key {
-    let (namespace, name) = secret_key(object);
-    (namespace, format!("{name}-state"))
+pub(super) fn state_key(object: &AccessToken) -> Name {
+    let published = secret_key(object);
+    Name::new(published.namespace(), &format!("{}-state", published.name()))
 }
 
 pub(super) fn shape_of(object: &AccessToken, has_expiry: bool) -> Shape {
@@ -158,10 +158,10 @@ pub(super) fn flaw(object: &AccessToken) -> Option<Problem> {
     } else {
         None
     };
-    let state_name = spends(object).map(|_| state_key(object).1);
+    let state_name = spends(object).map(|_| state_key(object));
     match field {
         Some(field) => Some(Problem::unknown_value(field)),
-        None if state_name.is_some_and(|name| name.len() > NAME_LIMIT) => {
+        None if state_name.is_some_and(|name| name.name().len() > NAME_LIMIT) => {
             let message = "with a refresh token the Secret's name may have 247 characters: set secret.name, or a shorter metadata.name";
             Some(Problem::new(Reason::InvalidSpec, message))
         }

@@ -60,7 +60,7 @@ impl Pass {
         let is_ours = matches!(self.world.secret, SecretView::Ours { .. }) || matches!(self.world.written, Some(Ok(())));
         let mut status = AccessTokenStatus {
             observed_generation: Some(generation),
-            secret_ref: is_ours.then(|| LocalReference { name: secret_key(&self.object).1 }),
+            secret_ref: is_ours.then(|| LocalReference { name: secret_key(&self.object).name().to_owned() }),
             secret_version: self.secret_version.clone().filter(|_| is_ours).map(|version| {
                 // One that is not right keeps its UID, by which it is known again, and no resourceVersion, so that it is looked at again.
                 if self.is_left_damaged() { ObjectVersion { resource_version: String::new(), ..version } } else { version }
@@ -138,7 +138,7 @@ impl Pass {
         let interval = Duration::try_from(issued.refresh_at.duration_since(now)).ok()?;
         let gate = source.connection.service.gate();
         // Whatever shares a gate shares a budget.
-        let needed = self.context.schedules.need(&self.subject.uid, &format!("{gate:p}"), interval);
+        let needed = self.context.schedules.need(&self.subject.uid, std::ptr::from_ref(gate).addr(), interval);
         let allowed = gate.budget().requests_per_second;
         (needed > f64::from(allowed)).then(|| {
             let message = format!(
