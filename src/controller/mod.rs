@@ -41,7 +41,7 @@ use turns::Turns;
 use crate::provider::Urgency;
 
 /// Never look sooner than this, so that a time that has just passed makes no busy loop.
-const SOONEST: Duration = Duration::from_millis(50);
+const SOONEST: Duration = Duration::from_millis(5);
 /// A picture older than what we wrote is left for this long: the watch brings the newer one sooner.
 const OUTDATED: Duration = Duration::from_secs(1);
 /// Never sleep longer than this: timers do not follow steps of the clock.

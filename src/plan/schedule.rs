@@ -12,6 +12,8 @@ const SOONEST_WANTED: Duration = Duration::from_secs(10);
 const SOONEST_SHARE: f64 = 0.45;
 /// Each token is replaced earlier by its own share of the wait, so that what was made together does not stay together.
 const EARLIER: (f64, f64) = (-0.10, -0.03);
+/// Where many came at once the wait of each is only a share of that: evenly spread, they come neither together nor all within a short time.
+const EARLIER_IN_A_CROWD: (f64, f64) = (-2.0 / 3.0, 0.0);
 /// While a published token lives, the next attempt comes no later than after this share of what is left, ...
 const RETRY_SHARE: u32 = 4;
 /// ... but not sooner than this: what was refused would only be refused again, ...
@@ -39,6 +41,17 @@ impl Policy {
     /// How long after its receipt a token is to be replaced. `seed` is the object's UID.
     #[must_use]
     pub fn refresh_after(&self, life: &Life, seed: &str) -> Duration {
+        not_too_soon(self.wait(life, seed), life)
+    }
+
+    /// The same for a token that came together with many others, at a time that no schedule chose: after their creation, or the change of a
+    /// credential. The next waits are as always.
+    #[must_use]
+    pub fn refresh_after_a_crowd(&self, life: &Life, seed: &str) -> Duration {
+        not_too_soon(wait::spread(self.wait(life, seed), seed, 1, EARLIER_IN_A_CROWD.0, EARLIER_IN_A_CROWD.1), life)
+    }
+
+    fn wait(&self, life: &Life, seed: &str) -> Duration {
         let Life { lifetime, remaining, .. } = *life;
         let half = remaining / 2;
         let wait = if remaining >= self.min_remaining * 2 {
@@ -48,9 +61,12 @@ impl Policy {
         } else {
             half.min(self.max_interval)
         };
-        let earlier = wait::spread(wait, seed, 0, EARLIER.0, EARLIER.1);
-        earlier.max(SOONEST_WANTED.min(remaining.mul_f64(SOONEST_SHARE))).max(SOONEST)
+        wait::spread(wait, seed, 0, EARLIER.0, EARLIER.1)
     }
+}
+
+fn not_too_soon(wait: Duration, life: &Life) -> Duration {
+    wait.max(SOONEST_WANTED.min(life.remaining.mul_f64(SOONEST_SHARE))).max(SOONEST)
 }
 
 /// A wait after a failed refresh, shortened as the end of the published token (`rest` from now) comes nearer.
@@ -114,6 +130,34 @@ mod tests {
         // With each round they drift further apart: after n rounds the spread is n times as wide.
     }
 
+    /// Ten thousand objects that are created by one apply, with a budget that lets all of them have their first token at once or within a minute.
+    ///
+    /// Traps: T27.
+    #[test]
+    fn ten_thousand_tokens_that_are_created_at_once_are_never_replaced_more_than_twice_as_often_as_on_average() {
+        const TOKENS: u32 = 10_000;
+        const HOURS: usize = 8;
+        for created_within in [1.0, 55.0] {
+            for life in [life(3600.0, 3600.0), life(900.0, 900.0)] {
+                let mut minutes = vec![0_u32; HOURS * 60];
+                for number in 0..TOKENS {
+                    let seed = format!("uid-{number}");
+                    let mut at = created_within * f64::from(number) / f64::from(TOKENS);
+                    at += Policy::DEFAULT.refresh_after_a_crowd(&life, &seed).as_secs_f64();
+                    let wait = Policy::DEFAULT.refresh_after(&life, &seed).as_secs_f64();
+                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a minute of some hours")]
+                    while let Some(minute) = minutes.get_mut((at / 60.0) as usize) {
+                        *minute += 1;
+                        at += wait;
+                    }
+                }
+                let (all, busiest) = (minutes.iter().sum::<u32>(), minutes.iter().max().copied().unwrap_or_default());
+                let mean = f64::from(all) / (HOURS * 60) as f64;
+                assert!(f64::from(busiest) <= 2.0 * mean, "{busiest} in one minute, {mean} on average; created within {created_within} s");
+            }
+        }
+    }
+
     #[test]
     fn retries_get_denser_as_the_end_comes_nearer() {
         let wait = secs(1800.0);
@@ -147,6 +191,9 @@ mod tests {
             let life = life(lifetime, remaining);
             let policy = Policy { at_percent, max_interval: Duration::from_secs(max_interval), min_remaining: Duration::from_secs(min_remaining) };
             let wait = policy.refresh_after(&life, &seed.to_string());
+            let in_a_crowd = policy.refresh_after_a_crowd(&life, &seed.to_string());
+            prop_assert!(in_a_crowd <= wait && in_a_crowd >= Duration::from_secs(1), "{in_a_crowd:?} in a crowd, else {wait:?}");
+            prop_assert!(in_a_crowd >= (wait / 4).min(secs(10.0)), "{in_a_crowd:?} in a crowd, else {wait:?}");
             let left = life.remaining.saturating_sub(wait).as_secs_f64();
             let promised = policy.min_remaining.as_secs_f64().min(remaining / 2.0);
             // Where a second is more than half of what is left, a second it is.

@@ -1,7 +1,7 @@
 //! Who is next: by urgency, then in turn by namespace, so that neither a greedy namespace nor a mass of drift checks delays what is urgent.
 //!
 //! Where more tokens are due than can be replaced, that would leave nothing for those who have none yet. So, as long as no token is about to
-//! end, one of every [`SHARE`] turns goes to a credential that somebody waits for, or to a deletion.
+//! end, one of every four turns goes to a credential that somebody waits for, or to a deletion.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -137,8 +137,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A name, and how urgent it is.
+    type Waiting = (&'static str, Urgency);
+
     /// Serves everybody who waits, by name.
-    fn order(now: Instant, waiting: &[(&'static str, Urgency)]) -> String {
+    fn order(now: Instant, waiting: &[Waiting]) -> String {
         let mut line = Line::default();
         for (name, urgency) in waiting {
             line.join("ns", *urgency, *name);
@@ -157,8 +160,7 @@ mod tests {
         let ends_in = |seconds| Urgency::Expiring(now + Duration::from_secs(seconds));
         let (far, near) = (ends_in(60), ends_in(9));
         let (new, gone, drift) = (Urgency::Wanted, Urgency::Deletion, Urgency::Drift);
-        type Row = (&'static str, Vec<(&'static str, Urgency)>, &'static str);
-        let rows: [Row; 6] = [
+        let rows: [(&str, Vec<Waiting>, &str); 6] = [
             ("one of four", [("E", far); 8].into_iter().chain([("n", new); 3]).collect(), "E E E n E E E n E E n"),
             ("about to end", [("E", near); 5].into_iter().chain([("n", new); 2]).collect(), "E E E E E n n"),
             ("what ends first", vec![("later", ends_in(90)), ("n", new), ("E", far), ("soon", near)], "soon E later n"),

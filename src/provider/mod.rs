@@ -1,6 +1,6 @@
 //! The identity services: one file each, which translates between the service's wire format and our words and holds no policy.
 //!
-//! What every service shares: [`gate`] (who may ask a tenant, and when; [`line`]: in which order), [`http`] (how a request is made, and what its answer means).
+//! What every service shares: [`gate`] (who may ask a tenant, and when; `line`: in which order), [`http`] (how a request is made, and what its answer means).
 
 pub mod app_id;
 pub mod assertion;

@@ -12,7 +12,7 @@ mod status;
 
 use std::{sync::Arc, time::Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Api;
 
 pub use self::{
@@ -24,7 +24,7 @@ pub use self::{
 use self::{
     refresh_token::Held,
     source::{Outline, Source, digest},
-    spec::{secret_key, spends, state_key},
+    spec::{policy_of, secret_key, spends, state_key},
 };
 use super::{
     Context, Found, Kind,
@@ -48,6 +48,9 @@ pub const KIND: &str = "AccessToken";
 
 /// Where the service tells no lifetime, and the provider sets none.
 const LIFETIME_UNKNOWN: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// What comes so long after its time comes when the service or the budget let it come, like everything else then.
+const LONG_OVERDUE: SignedDuration = SignedDuration::from_secs(60);
 
 /// What is known of the source of a token, or what is in the way.
 type Outlined = Result<Outline, Problem>;
@@ -236,6 +239,12 @@ impl Pass {
         }
     }
 
+    /// Whether a token that comes now comes at a time that no schedule chose.
+    fn is_unplanned(&self, now: Timestamp) -> bool {
+        let planned = self.world.published.as_ref().map(|published| published.refresh_at);
+        planned.is_none_or(|at| now < at || now.duration_since(at) >= LONG_OVERDUE)
+    }
+
     async fn fetch(&mut self) -> Result<Result<Issued, Failure>, Abort> {
         const DOING: &str = "getting a token";
         let Some(source) = &self.source else { return Err(Abort::Stale) };
@@ -261,6 +270,25 @@ impl Pass {
             return Ok(Err(Failure::new(DOING, Class::Rejected, Reason::UnexpectedResponse, message)));
         }
         Ok(Ok(self.came(issued, life)))
+    }
+
+    /// A token that came, in the words of the rules.
+    fn came(&mut self, issued: IssuedToken, life: Life) -> Issued {
+        let came = self.context.clock.time_at(issued.received);
+        let later = |span: std::time::Duration| came.checked_add(span).unwrap_or(Timestamp::MAX);
+        let digest = secret::digest_of(&issued);
+        let is_the_same = self.kept.is_some_and(|kept| kept.token == digest);
+        let policy = policy_of(&self.object);
+        let place = self.source.as_ref().map(Source::place);
+        let is_of_a_crowd =
+            self.is_unplanned(came) && place.is_some_and(|place| self.context.schedules.is_one_of_many(place, issued.received));
+        let refresh_after = if is_of_a_crowd {
+            policy.refresh_after_a_crowd(&life, &self.subject.uid)
+        } else {
+            policy.refresh_after(&life, &self.subject.uid)
+        };
+        self.token = Some((issued, life));
+        Issued { expires_at: later(life.remaining), refresh_at: later(refresh_after), is_the_same }
     }
 }
 

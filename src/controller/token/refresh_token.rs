@@ -10,10 +10,7 @@ use kube::{api::ObjectMeta, core::PartialObjectMeta};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use super::{
-    KIND, Pass, secret,
-    spec::{policy_of, state_key},
-};
+use super::{KIND, Pass, secret, spec::state_key};
 use crate::{
     api::{AccessToken, AccessTokenStatus, ObjectVersion, RefreshTokenStatus, mark},
     controller::{
@@ -22,10 +19,7 @@ use crate::{
         published::{self, Whose},
     },
     model::{ExposeSecret, Failure, Grant, IssuedToken, Life, SecretText, TokenRequest},
-    plan::{
-        Problem,
-        token::{Issued, RefreshToken},
-    },
+    plan::{Problem, token::RefreshToken},
     reasons::Reason,
 };
 
@@ -345,17 +339,6 @@ impl Pass {
     fn seed_version(&self) -> Option<ObjectVersion> {
         let name = &self.object.spec.grant.refresh_token.as_ref()?.secret_ref.name;
         self.source.as_ref()?.issued_for.credentials.get(name).cloned()
-    }
-
-    /// A token that came, in the words of the rules.
-    pub(super) fn came(&mut self, issued: IssuedToken, life: Life) -> Issued {
-        let came = self.context.clock.time_at(issued.received);
-        let later = |span: std::time::Duration| came.checked_add(span).unwrap_or(Timestamp::MAX);
-        let digest = secret::digest_of(&issued);
-        let is_the_same = self.kept.is_some_and(|kept| kept.token == digest);
-        let refresh_after = policy_of(&self.object).refresh_after(&life, &self.subject.uid);
-        self.token = Some((issued, life));
-        Issued { expires_at: later(life.remaining), refresh_at: later(refresh_after), is_the_same }
     }
 }
 

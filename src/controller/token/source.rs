@@ -48,6 +48,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// Stands for the budget that its requests come out of: whatever shares a gate shares one.
+    pub(super) fn place(&self) -> usize {
+        std::ptr::from_ref(self.connection.service.gate()).addr()
+    }
+
     /// The tenant that issues the tokens, by the name that it has; where none is proven, by its address.
     pub(super) fn tenant(&self) -> String {
         self.connection.tenant.as_ref().map_or_else(|| self.connection.host.clone(), ToString::to_string)

@@ -13,7 +13,11 @@ use super::super::{
         whole_seconds_from,
     },
 };
-use super::{Kept, Pass, earliest, local, moment_of, secret, source::Source, spec::secret_key};
+use super::{
+    Kept, Pass, earliest, local, moment_of, secret,
+    source::Source,
+    spec::{policy_of, secret_key},
+};
 use crate::{
     api::{AccessTokenStatus, LocalReference, ObjectVersion},
     plan::{
@@ -113,7 +117,7 @@ impl Pass {
             status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));
         }
         status.next_action_at = verdict.retry_at.map(|at| Time(whole_seconds_from(at)));
-        let lacks_budget = self.lacks_budget(now);
+        let lacks_budget = self.lacks_budget();
         let fresh = match &verdict.fresh {
             State::Yes(_) if lacks_budget.is_some() => lacks_budget.map_or(State::Yes(Reason::Refreshed), State::No),
             State::Yes(_) if self.world.reused_refresh_at(now).is_some() => State::Yes(Reason::TokenReused),
@@ -133,12 +137,12 @@ impl Pass {
     }
 
     /// Whether the tenant's tokens need more requests than its budget allows: said before any of them comes too late.
-    fn lacks_budget(&self, now: Timestamp) -> Option<Problem> {
-        let (Some(Ok(issued)), Some(source)) = (&self.world.issued, &self.source) else { return None };
-        let interval = Duration::try_from(issued.refresh_at.duration_since(now)).ok()?;
+    fn lacks_budget(&self) -> Option<Problem> {
+        let (Some((_, life)), Some(source)) = (&self.token, &self.source) else { return None };
+        // What is needed in the long run: a first wait that is shortened in a crowd comes once.
+        let interval = policy_of(&self.object).refresh_after(life, &self.subject.uid);
         let gate = source.connection.service.gate();
-        // Whatever shares a gate shares a budget.
-        let needed = self.context.schedules.need(&self.subject.uid, std::ptr::from_ref(gate).addr(), interval);
+        let needed = self.context.schedules.need(&self.subject.uid, source.place(), interval);
         let allowed = gate.budget().requests_per_second;
         (needed > f64::from(allowed)).then(|| {
             let message = format!(
