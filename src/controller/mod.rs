@@ -13,6 +13,7 @@ pub mod objects;
 pub mod provider;
 pub mod published;
 pub mod queue;
+mod reactions;
 pub mod report;
 pub mod run;
 pub mod token;

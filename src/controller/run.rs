@@ -6,16 +6,12 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{
-    Api, Client, Config, Resource, ResourceExt,
+    Api, Client, Config, Resource,
     client::ClientBuilder,
-    core::{NamespaceResourceScope, PartialObjectMeta, error_boundary::InvalidObject},
-    runtime::{
-        reflector::{Store, store},
-        watcher::Event,
-    },
+    core::{NamespaceResourceScope, PartialObjectMeta},
+    runtime::reflector::{Store, store},
 };
 use tokio::{sync::mpsc::unbounded_channel, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -23,37 +19,31 @@ use tower::util::MapFutureLayer;
 
 use super::{
     Context, Passes,
-    application::{self, Applications, claim_of},
-    claims::{Claims, ProviderKey},
+    application::{self, Applications},
+    claims::Claims,
     clock::Clock,
-    cluster::{self, Announcement, Subject},
     context::{Memory, Settings, Wake},
     credentials::Credentials,
     directory::{Directory, Specification},
     leadership::{Candidate, Leadership},
-    name::Name,
     objects::{Kept, Objects},
     provider::{ProviderObject, Providers},
     queue,
+    reactions::{on_application, on_namespace, on_provider, on_secrets, on_token, on_unreadable, wake_namers},
     token::{self, AccessTokens, RefreshTokens, Schedules},
-    versions::{Versions, View, Who},
-    watch::{Change, METADATA_PAGE, feed, follow},
+    versions::{Versions, View},
+    watch::{METADATA_PAGE, feed, follow},
 };
 use crate::{
     api::{AccessToken, AppIdApplication, ClusterIdentityProvider, IdentityProvider},
     metrics::Metrics,
-    plan::Problem,
     provider::http::date,
-    reasons::Reason,
 };
 
 /// Requests to the API server that are not answered by then have failed; watches have their own rules.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// After SIGTERM, passes that run may take this long to finish. Longer than any registration.
 const GRACE: Duration = Duration::from_secs(40);
-
-/// So long after a failure the API server is asked again to let go of an object that cannot be read.
-const UNREAD_AGAIN: Duration = Duration::from_secs(5);
 
 /// What ends the process other than being told to.
 #[derive(Debug, thiserror::Error)]
@@ -363,175 +353,6 @@ where
 {
     // The writer lives as long as the watches do.
     drop(store.wait_until_ready().await);
-}
-
-fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdApplication>) + Send + Sync + 'static {
-    let context = context.clone();
-    move |change| match change {
-        Change::Applied(object) => {
-            let claim = claim_of(&object);
-            // Tokens look at its client id and its Secret.
-            context.claims.referring_to(&claim.claimant.reference()).iter().for_each(|token| context.wake.claimant(token));
-            let waiting = context.claims.apply(claim);
-            context.wake_all(waiting.into_iter().filter(|claimant| Some(&*claimant.uid) != object.metadata.uid.as_deref()));
-            drop(context.wake.applications.send(Name::of(&object.metadata)));
-        }
-        Change::Deleted(object) => {
-            let uid = object.uid().unwrap_or_default();
-            context.wake_all(context.claims.remove(&uid));
-            context.memory.forget(&uid);
-            let claim = claim_of(&object);
-            context.wake_all(context.claims.referring_to(&claim.claimant.reference()));
-            forget_unused(&context, claim.provider.as_ref());
-        }
-    }
-}
-
-fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) + Send + Sync + 'static {
-    let context = context.clone();
-    move |change| match change {
-        Change::Applied(object) => {
-            context.secrets.name(&token::namer(&object), &token::watched_secrets(&object));
-            let waiting = context.claims.apply(token::claim_of(&object));
-            context.wake_all(waiting.into_iter().filter(|claimant| Some(&*claimant.uid) != object.metadata.uid.as_deref()));
-            drop(context.wake.tokens.send(Name::of(&object.metadata)));
-        }
-        Change::Deleted(object) => {
-            let uid = object.uid().unwrap_or_default();
-            context.secrets.name(&token::namer(&object), &[]);
-            context.wake_all(context.claims.remove(&uid));
-            context.memory.forget(&uid);
-            context.schedules.forget(&uid);
-            context.refresh_tokens.forget(&uid);
-            forget_unused(&context, token::claim_of(&object).provider.as_ref());
-        }
-    }
-}
-
-/// A provider that nobody uses any more needs no connection to where it led before.
-fn forget_unused(context: &Context, provider: Option<&ProviderKey>) {
-    if let Some(provider) = provider.filter(|provider| context.claims.of_provider(provider).is_empty()) {
-        context.directory.forget(provider);
-    }
-}
-
-fn on_provider<P: ProviderObject>(
-    context: &Arc<Context>,
-    wake: impl Fn(&Context, Name) + Send + Sync + 'static,
-) -> impl Fn(Change<P>) + Send + Sync + 'static {
-    let context = context.clone();
-    move |change| match change {
-        Change::Applied(object) => wake(&context, Name::of(object.meta())),
-        Change::Deleted(object) => {
-            let specification = object.specification();
-            let namer = specification.namer();
-            context.secrets.name(&namer, &[]);
-            context.config_maps.name(&namer, &[]);
-            let key = specification.key;
-            context.directory.remove(&key);
-            context.memory.forget(&specification.uid);
-            let users = context.claims.of_provider(&key);
-            if users.is_empty() {
-                context.directory.forget(&key);
-            }
-            context.wake_all(users);
-        }
-    }
-}
-
-/// An object that this version cannot read: said on the object itself, as far as its metadata allows, and no other is held up.
-fn on_unreadable(context: &Arc<Context>, kind: &'static str) -> impl Fn(InvalidObject) + Send + Sync + 'static {
-    let context = context.clone();
-    move |invalid| {
-        let object = PartialObjectMeta::<Secret> { metadata: invalid.metadata, ..PartialObjectMeta::default() };
-        tracing::error!(
-            kind,
-            namespace = object.namespace().unwrap_or_default(),
-            name = object.name_any(),
-            "an object cannot be read by this version; it is left alone"
-        );
-        let subject = Subject::of_metadata(kind, &object.metadata);
-        let context = context.clone();
-        if let Some(asked) = object.metadata.deletion_timestamp.as_ref().filter(|_| cluster::holds_finalizer(&object.metadata)) {
-            tokio::spawn(let_go_unread(context.clone(), subject.clone(), asked.0));
-        }
-        tokio::spawn(async move {
-            let note =
-                "this version of the operator cannot read the object: correct what is not as its schema says, or update the operator";
-            let problem = Problem::new(Reason::InvalidSpec, note);
-            match cluster::report_unreadable(&context.client, &subject, &problem, Timestamp::now()).await {
-                Ok(true) => {
-                    let announcement = Announcement { reason: problem.reason, note: problem.message, is_warning: true };
-                    context.announce(&subject, &announcement).await;
-                }
-                Ok(false) => {}
-                // The watch brings the newer picture, if there is one.
-                Err(error) => tracing::warn!(object = %subject.path(), %error, "could not say that an object cannot be read"),
-            }
-        });
-    }
-}
-
-/// Deletion always ends: an object that still cannot be read when its budget is used up is let go, and what it leaves behind is named as far
-/// as it can be.
-async fn let_go_unread(context: Arc<Context>, subject: Subject, asked: Timestamp) {
-    let left = asked.checked_add(context.settings.deletion_budget).unwrap_or(Timestamp::MAX).duration_since(Timestamp::now());
-    tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
-    while context.leadership.holds() {
-        match cluster::let_go_unread(&context.client, &subject).await {
-            Ok(None) => return,
-            Ok(Some(left_behind)) => {
-                let note =
-                    format!("the object could not be read, so that nothing was deleted at the service: remove {left_behind} by hand");
-                tracing::error!(object = %subject.path(), %note, "a registration was given up");
-                context.announce(&subject, &Announcement { reason: Reason::Orphaned, note, is_warning: true }).await;
-                context.metrics.orphaned(subject.kind);
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(object = %subject.path(), %error, "could not let go of an object that cannot be read");
-                tokio::time::sleep(UNREAD_AGAIN).await;
-            }
-        }
-    }
-}
-
-fn on_namespace(
-    context: &Arc<Context>,
-    writer: &mut store::Writer<PartialObjectMeta<Namespace>>,
-    event: &Event<PartialObjectMeta<Namespace>>,
-) {
-    let changed = match event {
-        Event::Apply(object) | Event::Delete(object) => Some(object.name_any()),
-        _ => None,
-    };
-    writer.apply_watcher_event(event);
-    if let Some(namespace) = changed {
-        context.wake_all(context.claims.of_cluster_providers_in(&namespace));
-    }
-}
-
-fn on_secrets(context: &Arc<Context>, changed: Vec<Name>) {
-    for key in changed {
-        wake_namers(context, &context.secrets, &key);
-        let claimants = context.claims.of_secret(&key);
-        if context.secrets.get(&key).is_none() {
-            // A name that is free may be all that somebody waits for.
-            context.wake_all(claimants);
-        } else {
-            claimants.iter().for_each(|claimant| context.wake.claimant(claimant));
-        }
-    }
-}
-
-fn wake_namers(context: &Context, versions: &Versions, key: &Name) {
-    for namer in versions.named_by(key) {
-        context.memory.wake(&namer.uid);
-        match &namer.who {
-            Who::Provider(provider) => context.wake.provider(provider),
-            Who::Claimant(claimant) => context.wake.claimant(claimant),
-        }
-    }
 }
 
 /// Counts objects for the metrics, now and then.

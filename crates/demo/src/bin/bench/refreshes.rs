@@ -20,8 +20,6 @@ use super::{
 
 /// So long the sustained rate is watched.
 const WINDOW: Duration = Duration::from_secs(60);
-/// So many first tokens of a provider are many: their first waits are shortened, each by its own share.
-const CROWD: usize = 20;
 /// Life of the tokens that are replaced once.
 const ROUND: u32 = 300;
 
@@ -47,20 +45,18 @@ struct History {
     waits: BTreeMap<String, Duration>,
     /// The first wait of a token that came with many others.
     first_waits: BTreeMap<String, Duration>,
-    /// So many of each provider come before there are many.
-    providers: usize,
     writes: BTreeMap<String, Vec<Write>>,
     /// In whole seconds, by name: for the last token.
     refresh_at: BTreeMap<String, Timestamp>,
 }
 
 impl History {
-    async fn of(bench: &Bench, tokens: &Tokens, lifetime: u32, providers: usize, requests: &AuditEvents) -> Result<Self, Error> {
+    async fn of(bench: &Bench, tokens: &Tokens, lifetime: u32, requests: &AuditEvents) -> Result<Self, Error> {
         let lifetime = Duration::from_secs(lifetime.into());
         let life = Life { lifetime, remaining: lifetime, is_told: true };
         let objects = Api::<AccessToken>::namespaced(bench.client.clone(), &tokens.namespace).list(&Default::default()).await?.items;
         let (waits, first_waits) = (BTreeMap::new(), BTreeMap::new());
-        let mut history = Self { lifetime, waits, first_waits, providers, writes: BTreeMap::new(), refresh_at: BTreeMap::new() };
+        let mut history = Self { lifetime, waits, first_waits, writes: BTreeMap::new(), refresh_at: BTreeMap::new() };
         for object in objects {
             let name = object.metadata.name.unwrap_or_default();
             let uid = object.metadata.uid.as_deref().unwrap_or_default();
@@ -79,16 +75,13 @@ impl History {
 
     fn refreshes(&self) -> Vec<Refresh> {
         let mut found = Vec::new();
-        let mut firsts: Vec<Timestamp> = self.writes.values().filter_map(|writes| writes.first()).map(|write| write.received).collect();
-        firsts.sort_unstable();
-        // Which of the first ones came before there were many is not seen from outside.
-        let surely_many = firsts.get(2 * CROWD * self.providers).copied();
         for (name, writes) in &self.writes {
             let of = |waits: &BTreeMap<String, Duration>| waits.get(name).copied().unwrap_or_default().as_secs_f64();
             let (usual, first) = (of(&self.waits), of(&self.first_waits));
             for (number, (former, next)) in writes.iter().zip(writes.iter().skip(1)).enumerate() {
                 let gap = next.done.duration_since(former.received).as_secs_f64();
-                let came_with_many = surely_many.is_some_and(|since| former.received >= since) || gap < usual;
+                // Whether it came with many others is not seen from outside: one that is replaced well before its usual time did.
+                let came_with_many = gap + 1.0 < usual;
                 let wait = if number == 0 && came_with_many { first } else { usual };
                 found.push(Refresh { done: next.done, late: gap - wait, after_the_end: gap > self.lifetime.as_secs_f64() });
             }
@@ -175,7 +168,7 @@ pub async fn sustained(bench: &Bench, arguments: &Arguments, count: usize) -> Re
     let span = ended.duration_since(begun).as_secs_f64();
     let busy = Processors::now()?.since(processors, span);
     let requests = bench.requests(mark)?;
-    let history = History::of(bench, &tokens, arguments.lifetime, arguments.providers, &requests).await?;
+    let history = History::of(bench, &tokens, arguments.lifetime, &requests).await?;
     let window = requests.only(|event| event.stage_timestamp > begun && event.stage_timestamp <= ended);
     let mut refreshes = history.refreshes();
     refreshes.retain(|refresh| refresh.done > begun && refresh.done <= ended);
@@ -229,7 +222,7 @@ pub async fn one_round(bench: &Bench, arguments: &Arguments, count: usize) -> Re
     tokio::time::sleep(Duration::from_secs(5)).await;
     let span = Timestamp::now().duration_since(begun).as_secs_f64();
     let (usage, busy) = (Usage::of(&operator), Processors::now()?.since(processors, span));
-    let history = History::of(bench, &tokens, ROUND, arguments.providers, &bench.requests(mark)?).await?;
+    let history = History::of(bench, &tokens, ROUND, &bench.requests(mark)?).await?;
     let refreshes = history.refreshes();
     let first = refreshes.iter().map(|refresh| refresh.done).min().unwrap_or(begun);
     let last = refreshes.iter().map(|refresh| refresh.done).max().unwrap_or(begun);
