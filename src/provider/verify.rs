@@ -151,26 +151,34 @@ impl TokenIssuer for Verify {
     async fn issue(&self, caller: &Caller, request: &TokenRequest) -> Result<IssuedToken, Failure> {
         // Only that says that the tenant has no such endpoint.
         let is_missing = |failure: &Failure| failure.status == Some(404);
+        let (mut missing, mut led_nowhere) = (None, None);
         if let Some(endpoint) = self.discovered(caller).await {
             match self.ask(caller, request, &endpoint).await {
-                Err(failure) if is_missing(&failure) => *self.discovered.lock().await = None,
+                Err(failure) if is_missing(&failure) => (missing, led_nowhere) = (Some(failure), Some(endpoint.token)),
                 result => return result,
             }
         }
         let first = self.generation.load(Ordering::Relaxed);
-        let mut missing = None;
         for step in 0..GENERATIONS.len() {
             let generation = (first + step) % GENERATIONS.len();
             let (issuer, path) = GENERATIONS[generation];
             let endpoint = Endpoint { issuer: self.at(issuer).into(), token: self.at(&format!("{path}/token")) };
+            if led_nowhere.as_ref() == Some(&endpoint.token) {
+                continue;
+            }
             match self.ask(caller, request, &endpoint).await {
                 Err(failure) if is_missing(&failure) => missing = missing.or(Some(failure)),
                 result => {
                     self.generation.store(generation, Ordering::Relaxed);
+                    if led_nowhere.is_some() {
+                        // The document is of no use until it is read again.
+                        *self.discovered.lock().await = Some((Instant::now(), None));
+                    }
                     return result;
                 }
             }
         }
+        *self.discovered.lock().await = None;
         Err(missing.unwrap_or_else(|| Failure::new(DOING, Class::Rejected, Reason::TenantNotFound, "no endpoint answers")))
     }
 }
