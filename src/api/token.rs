@@ -151,7 +151,7 @@ fn claim_texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 #[serde(rename_all = "camelCase")]
 pub struct RefreshTokenSource {
     /// The Secret and key that hold the first refresh token. Default key `refresh_token`. It is used once; what the service gives in its place
-    /// is kept in the Secret `<secret.name>-state`. Another value here begins anew with that one.
+    /// is kept in the Secret `<secret.name>-state`. Another value here begins anew with that one. The Secret has to stay.
     pub secret_ref: super::SecretKeyRef,
 }
 
@@ -386,6 +386,8 @@ pub struct IssuedFor {
 pub struct RefreshTokenStatus {
     /// The Secret with the first refresh token, as it was when that was used.
     pub seed: ObjectVersion,
+    /// Tells one first refresh token from another; nothing of it can be found out from this.
+    pub fingerprint: String,
     /// The last use to which an answer came, as the Secret `<secret.name>-state` counts them.
     pub answered: i64,
     /// Whether that answer was that the service does not take the token any more.

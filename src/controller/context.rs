@@ -22,6 +22,7 @@ use super::{
     cluster::{self, Announcement, Subject},
     credentials::Credentials,
     directory::Directory,
+    flaws::Flaws,
     leadership::Leadership,
     name::Name,
     objects::Objects,
@@ -76,6 +77,8 @@ pub struct Context {
     pub clock: Arc<Clock>,
     /// Of published tokens: what is known more exactly than status says.
     pub schedules: Schedules,
+    /// What is wrong with templates.
+    pub flaws: Flaws,
     /// Of refresh tokens: what was last read, and what is still to be stored.
     pub refresh_tokens: RefreshTokens,
     /// Labels of namespaces; `None` where they may not be read.

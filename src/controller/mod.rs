@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod context;
 pub mod credentials;
 pub mod directory;
+pub mod flaws;
 pub mod leadership;
 pub mod name;
 pub mod objects;

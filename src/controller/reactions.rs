@@ -45,6 +45,7 @@ pub(super) fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdAppl
             let uid = object.uid().unwrap_or_default();
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
+            context.flaws.forget(&uid);
             let claim = claim_of(&object);
             context.wake_all(context.claims.referring_to(&claim.claimant.reference()));
             forget_unused(&context, claim.provider.as_ref());
@@ -66,6 +67,7 @@ pub(super) fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) +
             context.secrets.name(&token::namer(&object), &[]);
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
+            context.flaws.forget(&uid);
             context.schedules.forget(&uid);
             context.refresh_tokens.forget(&uid);
             forget_unused(&context, token::claim_of(&object).provider.as_ref());
@@ -176,9 +178,9 @@ pub(super) fn on_namespace(
     }
 }
 
-pub(super) fn on_secrets(context: &Arc<Context>, changed: Vec<Name>) {
+pub(super) fn on_secrets(context: &Arc<Context>, changed: Vec<Name>, is_first: bool) {
     for key in changed {
-        wake_namers(context, &context.secrets, &key);
+        wake_namers(context, &context.secrets, &key, is_first);
         let claimants = context.claims.of_secret(&key);
         if context.secrets.get(&key).is_none() {
             // A name that is free may be all that somebody waits for.
@@ -189,12 +191,20 @@ pub(super) fn on_secrets(context: &Arc<Context>, changed: Vec<Name>) {
     }
 }
 
-pub(super) fn wake_namers(context: &Context, versions: &Versions, key: &Name) {
+/// Wakes who names something that is another now. At the first listing that is only who reads it before: a provider. For everybody else there
+/// is no former picture in this process, and what they waited for at the last one's end they wait for still.
+pub(super) fn wake_namers(context: &Context, versions: &Versions, key: &Name, is_first: bool) {
     for namer in versions.named_by(key) {
-        context.memory.wake(&namer.uid);
         match &namer.who {
-            Who::Provider(provider) => context.wake.provider(provider),
-            Who::Claimant(claimant) => context.wake.claimant(claimant),
+            Who::Provider(provider) => {
+                context.memory.wake(&namer.uid);
+                context.wake.provider(provider);
+            }
+            Who::Claimant(claimant) if !is_first => {
+                context.memory.wake(&namer.uid);
+                context.wake.claimant(claimant);
+            }
+            Who::Claimant(_) => {}
         }
     }
 }

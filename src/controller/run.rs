@@ -25,6 +25,7 @@ use super::{
     context::{Memory, Settings, Wake},
     credentials::Credentials,
     directory::{Directory, Specification},
+    flaws::Flaws,
     leadership::{Candidate, Leadership},
     objects::{Kept, Objects},
     provider::{ProviderObject, Providers},
@@ -202,6 +203,7 @@ async fn work(
         applications: applications.clone(),
         clock: options.clock,
         schedules: Schedules::default(),
+        flaws: Flaws::default(),
         refresh_tokens: RefreshTokens::default(),
         settings,
         secrets: Versions::default(),
@@ -281,7 +283,10 @@ async fn work(
             scoped::<PartialObjectMeta<Secret>>(&watching, namespace.as_deref()),
             METADATA_PAGE,
             namespace.is_some(),
-            move |event| on_secrets(&at, at.secrets.absorb(&mut view, event)),
+            move |event| {
+                let is_first = !view.has_listed();
+                on_secrets(&at, at.secrets.absorb(&mut view, event), is_first);
+            },
         ));
         let (at, mut view) = (context.clone(), View::new(namespace.clone()));
         watches.spawn(follow(
@@ -289,8 +294,9 @@ async fn work(
             METADATA_PAGE,
             namespace.is_some(),
             move |event| {
+                let is_first = !view.has_listed();
                 let changed = at.config_maps.absorb(&mut view, event);
-                changed.iter().for_each(|key| wake_namers(&at, &at.config_maps, key));
+                changed.iter().for_each(|key| wake_namers(&at, &at.config_maps, key, is_first));
             },
         ));
     }

@@ -67,6 +67,7 @@ impl Seen {
 #[derive(Debug, Default)]
 pub struct View {
     namespace: Option<String>,
+    has_listed: bool,
     listed: HashSet<Name>,
 }
 
@@ -74,7 +75,13 @@ impl View {
     /// The view of a watch over one namespace, or over all.
     #[must_use]
     pub fn new(namespace: Option<String>) -> Self {
-        Self { namespace, listed: HashSet::new() }
+        Self { namespace, has_listed: false, listed: HashSet::new() }
+    }
+
+    /// Whether it has listed everything once: before that, what it brings is news to nobody who remembers what was there.
+    #[must_use]
+    pub fn has_listed(&self) -> bool {
+        self.has_listed
     }
 }
 
@@ -139,7 +146,7 @@ impl Versions {
             }
             Event::InitDone => {
                 let gone = self.vanished(view);
-                view.listed = HashSet::new();
+                (view.listed, view.has_listed) = (HashSet::new(), true);
                 self.listed.send_modify(|listed| *listed += 1);
                 gone
             }

@@ -116,7 +116,9 @@ impl<T> Line<T> {
             self.in_a_row = 0;
             return Some(*first);
         };
-        if self.in_a_row + 1 < SHARE || ends <= now + ABOUT_TO_END {
+        // What has ended already is not made worse by one turn more.
+        let is_about_to_end = ends > now && ends <= now + ABOUT_TO_END;
+        if self.in_a_row + 1 < SHARE || is_about_to_end {
             self.in_a_row = self.in_a_row.saturating_add(1).min(SHARE);
             return Some(*first);
         }
@@ -158,9 +160,9 @@ mod tests {
     fn one_of_four_turns_goes_to_those_who_have_nothing_yet_unless_a_token_is_about_to_end() {
         let now = Instant::now();
         let ends_in = |seconds| Urgency::Expiring(now + Duration::from_secs(seconds));
-        let (far, near) = (ends_in(60), ends_in(9));
+        let (far, near, ended) = (ends_in(60), ends_in(9), Urgency::Expiring(now));
         let (new, gone, drift) = (Urgency::Wanted, Urgency::Deletion, Urgency::Drift);
-        let rows: [(&str, Vec<Waiting>, &str); 6] = [
+        let rows: [(&str, Vec<Waiting>, &str); 7] = [
             ("one of four", [("E", far); 8].into_iter().chain([("n", new); 3]).collect(), "E E E n E E E n E E n"),
             ("about to end", [("E", near); 5].into_iter().chain([("n", new); 2]).collect(), "E E E E E n n"),
             ("what ends first", vec![("later", ends_in(90)), ("n", new), ("E", far), ("soon", near)], "soon E later n"),
@@ -169,6 +171,7 @@ mod tests {
                 vec![("E", near); 4].into_iter().chain([("e", far), ("n", new)]).collect(),
                 "E E E E n e",
             ),
+            ("what has ended shares, too", vec![("E", ended); 4].into_iter().chain([("n", new)]).collect(), "E E E n E"),
             ("a deletion has its share", vec![("E", far); 4].into_iter().chain([("d", gone), ("look", drift)]).collect(), "E E E d E look"),
             ("a drift check has none", vec![("E", far); 6].into_iter().chain([("look", drift)]).collect(), "E E E E E E look"),
         ];

@@ -197,7 +197,8 @@ pub(super) fn issued(tenant: &Tenant, doing: &'static str, answer: &Answer, requ
         access_token: token.clone(),
         told: told(&reply, token, answer),
         scope: reply.scope.filter(|scope| !scope.is_empty()),
-        identity_token: reply.id_token.filter(|token| is_sendable(token.expose_secret())),
+        // One that nobody signed proves nothing, whatever stands in it (RFC 8725, section 3.1).
+        identity_token: reply.id_token.filter(|token| is_sendable(token.expose_secret()) && is_signed(token.expose_secret())),
         refresh_token: reply.refresh_token.filter(|token| !token.expose_secret().is_empty()),
         received,
     })
@@ -228,8 +229,9 @@ pub(super) fn basic(client: &ClientCredential, authentication: ClientAuthenticat
 /// Whose fault a refusal is: at a token endpoint a 401 speaks of the client, also without a body that says so (RFC 6749, section 5.2), and
 /// `invalid_grant` of what the grant presents.
 fn explained(failure: Failure, answer: &Answer, request: &TokenRequest) -> Failure {
-    /// The service says that it did not take the request up: too early, too many, or nobody there to answer it.
-    const NOT_TAKEN_UP: [u16; 4] = [408, 425, 429, 503];
+    /// The service says that it did not take the request up: too early, or too many. A gateway's 503 may come after the request was passed on,
+    /// so that it counts only in the service's own words.
+    const NOT_TAKEN_UP: [u16; 2] = [425, 429];
     let speaks_of_the_grant = answer.has_code("invalid_grant") && request.grant.is_of_a_user();
     let reason = match failure.class {
         Class::Unauthorized if speaks_of_the_grant && matches!(request.grant, Grant::RefreshToken(_)) => Reason::ReauthorizationRequired,
@@ -237,13 +239,25 @@ fn explained(failure: Failure, answer: &Answer, request: &TokenRequest) -> Failu
         Class::Unauthorized if request.client.is_some() => Reason::InvalidClient,
         _ => failure.reason,
     };
-    let may_have_happened = failure.may_have_happened && !NOT_TAKEN_UP.contains(&answer.status);
+    let was_not_taken_up = NOT_TAKEN_UP.contains(&answer.status) || answer.has_code("temporarily_unavailable");
+    let may_have_happened = failure.may_have_happened && !was_not_taken_up;
     Failure { reason, may_have_happened, ..failure }
 }
 
 /// A token goes into a header and a file: anything but visible characters would break either.
 fn is_sendable(token: &str) -> bool {
     !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic())
+}
+
+/// Whether the header of a JWT names an algorithm that signs.
+fn is_signed(token: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Header {
+        alg: String,
+    }
+    let header = token.split('.').next().and_then(|header| URL_SAFE_NO_PAD.decode(header.trim_end_matches('=')).ok());
+    let header: Option<Header> = header.and_then(|header| serde_json::from_slice(&header).ok());
+    header.is_some_and(|header| !header.alg.eq_ignore_ascii_case("none"))
 }
 
 fn told(reply: &Reply, token: &SecretText, answer: &Answer) -> Told {
@@ -300,6 +314,16 @@ mod tests {
     fn a_token_that_cannot_be_sent_as_a_header_is_none() {
         for (token, is_one) in [("abc.def-_~+/=", true), ("", false), ("a b", false), ("a\nb", false), ("a\u{7f}", false), ("é", false)] {
             assert_eq!(is_sendable(token), is_one, "{token:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_token_that_nobody_signed_is_none() {
+        let of = |header: &str| format!("{}.e30.", URL_SAFE_NO_PAD.encode(header));
+        for (header, is) in
+            [(r#"{"alg":"RS256"}"#, true), (r#"{"alg":"none"}"#, false), (r#"{"alg":"NONE"}"#, false), ("{}", false), ("x", false)]
+        {
+            assert_eq!(is_signed(&of(header)), is, "{header}");
         }
     }
 

@@ -55,6 +55,9 @@ pub struct Oidc {
     known_host: Mutex<Option<String>>,
 }
 
+/// After a failure it is left alone for this long, where the endpoint is known from before.
+const FAILED_FOR: Duration = Duration::from_secs(60);
+
 /// A discovery document, as far as it is needed.
 #[derive(Deserialize)]
 pub(super) struct Document {
@@ -128,12 +131,21 @@ impl Oidc {
             return Ok(explicit.clone());
         }
         let mut discovered = self.discovered.lock().await;
-        if let Some((_, endpoint)) = discovered.as_ref().filter(|(at, _)| at.elapsed() < DISCOVERED_FOR) {
+        if let Some((_, endpoint)) = discovered.as_ref().filter(|(until, _)| Instant::now() < *until) {
             return Ok(endpoint.clone());
         }
-        let endpoint = self.discover(caller).await?;
-        *discovered = Some((Instant::now(), endpoint.clone()));
-        Ok(endpoint)
+        match (self.discover(caller).await, discovered.take()) {
+            (Ok(endpoint), _) => {
+                *discovered = Some((Instant::now() + DISCOVERED_FOR, endpoint.clone()));
+                Ok(endpoint)
+            }
+            // What was good before is good enough until the server tells something else; it is asked again a little later.
+            (Err(failure), Some((_, known))) if failure.class == Class::Transient => {
+                *discovered = Some((Instant::now() + FAILED_FOR, known.clone()));
+                Ok(known)
+            }
+            (Err(failure), _) => Err(failure),
+        }
     }
 
     async fn discover(&self, caller: &Caller) -> Result<Url, Failure> {

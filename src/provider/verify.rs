@@ -4,7 +4,10 @@
 //! where there is none, they are tried in turn, and the one that answers is remembered. All lie on the tenant's own host: a document that names
 //! another one is not followed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use reqwest::Method;
 use tokio::time::Instant;
@@ -23,6 +26,9 @@ use crate::{
 
 const DOING: &str = "getting a token from Verify";
 
+/// After a failure the discovery document is left alone for this long.
+const FAILED_FOR: Duration = Duration::from_secs(60);
+
 /// Issuer and path of each generation, the current one first: below it lie the token endpoint and the discovery document.
 const GENERATIONS: [(&str, &str); 3] =
     [("/oauth2", "/oauth2"), ("/oidc/endpoint/default", "/oidc/endpoint/default"), ("/oidc/endpoint/default", "/v1.0/endpoint/default")];
@@ -38,7 +44,7 @@ pub struct Verify {
     client: ClientCredential,
     /// Which generation answered last.
     generation: AtomicUsize,
-    /// What the discovery document said, and when; `None` inside: the tenant has none that can be used.
+    /// What the discovery document said, and until when that counts; `None` inside: the tenant has none that can be used.
     discovered: tokio::sync::Mutex<Option<(Instant, Option<Endpoint>)>>,
 }
 
@@ -108,7 +114,7 @@ impl Verify {
     /// What the discovery document says. Whatever goes wrong with it, the known endpoints are still there to be tried.
     async fn discovered(&self, caller: &Caller) -> Option<Endpoint> {
         let mut discovered = self.discovered.lock().await;
-        if let Some((_, endpoint)) = discovered.as_ref().filter(|(at, _)| at.elapsed() < DISCOVERED_FOR) {
+        if let Some((_, endpoint)) = discovered.as_ref().filter(|(until, _)| Instant::now() < *until) {
             return endpoint.clone();
         }
         for (_, path) in GENERATIONS {
@@ -116,15 +122,19 @@ impl Verify {
             match oidc::document(&self.tenant, caller, "verify.discovery", url).await {
                 Ok(Ok(document)) => {
                     let endpoint = self.endpoint_of(document);
-                    *discovered = Some((Instant::now(), endpoint.clone()));
+                    *discovered = Some((Instant::now() + DISCOVERED_FOR, endpoint.clone()));
                     return endpoint;
                 }
                 Ok(Err(_)) => {}
-                // It may be there the next time.
-                Err(_) => return None,
+                // It may be there a little later. The last good one is as good as any.
+                Err(_) => {
+                    let endpoint = discovered.take().and_then(|(_, endpoint)| endpoint);
+                    *discovered = Some((Instant::now() + FAILED_FOR, endpoint.clone()));
+                    return endpoint;
+                }
             }
         }
-        *discovered = Some((Instant::now(), None));
+        *discovered = Some((Instant::now() + DISCOVERED_FOR, None));
         None
     }
 
@@ -168,14 +178,15 @@ impl TokenIssuer for Verify {
             }
             match self.ask(caller, request, &endpoint).await {
                 Err(failure) if is_missing(&failure) => missing = missing.or(Some(failure)),
-                result => {
+                Ok(issued) => {
                     self.generation.store(generation, Ordering::Relaxed);
                     if led_nowhere.is_some() {
                         // The document is of no use until it is read again.
-                        *self.discovered.lock().await = Some((Instant::now(), None));
+                        *self.discovered.lock().await = Some((Instant::now() + DISCOVERED_FOR, None));
                     }
-                    return result;
+                    return Ok(issued);
                 }
+                Err(failure) => return Err(failure),
             }
         }
         *self.discovered.lock().await = None;

@@ -201,6 +201,10 @@ async fn a_refresh_token_that_is_refused_is_not_tried_again_until_there_is_anoth
     stage.secrets().delete("ann-state", &DeleteParams::default()).await.expect("deleted");
     let lost = stage.token_reason("ann", "ReauthorizationRequired").await;
     assert!(token_message(&lost, "Ready").is_some_and(|said| said.contains("ann-state") && said.contains("is gone")));
+    let calls = stage.calls("oidc.token").await;
+    stage.patch_secret("ann-seed", json!({ "metadata": { "labels": { "team": "other" } } })).await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!(stage.calls("oidc.token").await, calls, "the first one is used up, however often its Secret is touched");
     assert_eq!(reuses(&stage, "ann").await, 0);
 }
 
@@ -254,6 +258,70 @@ async fn a_lost_answer_is_repeated_once_and_later_only_when_the_published_token_
     eventually("it goes on after the end", async || token(&stage, "twice").await != held[1]).await;
     stage.token_ready("twice").await;
     assert_eq!((reuses(&stage, "twice").await, reuses(&stage, "spent").await), (0, 1));
+}
+
+/// Whoever puts the operator's Secret back, or leads another object to a refresh token that is in use, makes nobody use a spent one.
+#[tokio::test]
+async fn an_older_state_and_an_object_that_was_led_to_anothers_refresh_token_use_nothing_twice() {
+    let stage = with_server("older-state", 3600).await;
+    // The older object is led to the refresh token of the younger one later.
+    for name in ["older", "ann"] {
+        sign_in(&stage, name, &seed_of(name)).await;
+    }
+    let operator = stage.operator().await;
+    for name in ["older", "ann"] {
+        stage.token(name, spec(name)).await;
+        stage.token_ready(name).await;
+        // Seconds tell which object is the older one.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let older = stage.secret_values("ann-state").await.expect("there");
+    for round in ["first", "second"] {
+        let before = token(&stage, "ann").await;
+        refresh(&stage, "ann", round).await;
+        eventually("refreshed", async || token(&stage, "ann").await != before).await;
+        stage.token_ready("ann").await;
+    }
+    let put_back = async || {
+        stage.patch_secret("ann-state", json!({ "stringData": older })).await;
+    };
+    // This process knows what was there.
+    put_back().await;
+    let before = token(&stage, "ann").await;
+    refresh(&stage, "ann", "third").await;
+    eventually("refreshed with what is remembered", async || token(&stage, "ann").await != before).await;
+    stage.token_ready("ann").await;
+    assert_eq!(reuses(&stage, "ann").await, 0);
+    // The next one does not, and says so.
+    drop(operator.kill().await);
+    put_back().await;
+    let _operator = stage.operator().await;
+    refresh(&stage, "ann", "fourth").await;
+    let lost = stage.token_where("ann", "says that the state is an older one", |token| {
+        token_condition(token, "Ready").is_some_and(|(_, reason)| reason == "ReauthorizationRequired")
+    });
+    assert!(token_message(&lost.await, "Ready").is_some_and(|said| said.contains("older state")));
+    assert_eq!(reuses(&stage, "ann").await, 0);
+    sign_in(&stage, "ann", &seed_of("ann-again")).await;
+    stage.token_ready("ann").await;
+    stage.token("older", spec("ann")).await;
+    stage.token_reason("older", "RefreshTokenShared").await;
+    assert_eq!(reuses(&stage, "ann").await, 0);
+}
+
+/// A gateway's 503 does not say whether the request was passed on: like a lost answer.
+#[tokio::test]
+async fn a_503_after_the_token_was_replaced_is_repeated_once_and_no_more() {
+    let stage = with_server("gateway", 3600).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    let _operator = stage.operator().await;
+    stage.token("ann", spec("ann")).await;
+    stage.token_ready("ann").await;
+    let answer = Action::Answer { when: When::AfterCommit, status: 503, headers: Default::default(), body: "upstream reset".into() };
+    stage.control.inject(&Rule::next("oidc.token", answer)).await.expect("accepted");
+    refresh(&stage, "ann", "please").await;
+    must_sign_in(&stage, "ann").await;
+    assert_eq!(reuses(&stage, "ann").await, 1);
 }
 
 /// What came is kept until it is stored, however long the API server refuses it.

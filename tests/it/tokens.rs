@@ -605,9 +605,9 @@ async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
     }
     // Six tokens every 1.9 s or so.
     let mut ended = Vec::new();
+    let is_said = |token: &AccessToken| token_condition(token, "Fresh") == Some(("False", "BudgetTooSmall"));
     eventually("one of them says what is needed", async || {
         let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
-        let is_said = |token: &AccessToken| token_condition(token, "Fresh") == Some(("False", "BudgetTooSmall"));
         let has_ended =
             |token: &&AccessToken| token_condition(token, "SecretPublished").is_some_and(|(_, reason)| reason == "TokenExpired");
         ended.extend(tokens.iter().filter(has_ended).filter_map(|token| token.metadata.name.clone()));
@@ -617,11 +617,50 @@ async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
     assert!(ended.is_empty(), "it is said before anything ends: {ended:?}");
     document["spec"]["budget"] = json!({ "requestsPerSecond": 50 });
     stage.apply(&document).await.expect("accepted");
-    stage
-        .token_where("token-0", "is fresh with a larger budget", |token| {
-            token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True")
-        })
-        .await;
+    eventually("none says so any more", async || {
+        let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
+        tokens.iter().all(|token| !is_said(token) && token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True"))
+    })
+    .await;
+}
+
+/// A wait after a refusal goes on in the next process, also where the object names a credential of its own.
+///
+/// Traps: T25, T28.
+#[tokio::test]
+async fn a_restart_does_not_try_again_what_was_refused() {
+    let (stage, operator) = with_iam("waits", 3600).await;
+    let locked = KeySeed { id: "locked".into(), value: "cafec0de-locked-key".into(), ..KeySeed::default() };
+    stage.control.add_key(&locked).await.expect("added");
+    // What the service says of a new key that it does not know passes soon; this does not.
+    let headers = BTreeMap::from([("Content-Type".to_owned(), "application/json".to_owned())]);
+    let answer = Action::Answer { when: When::BeforeCommit, status: 403, headers, body: r#"{"errorCode":"BXNIM0000E"}"#.into() };
+    stage.control.inject(&Rule::every("iam.token", answer).body_contains(&locked.value)).await.expect("accepted");
+    stage.secret("wrong", &[("apikey", "cafec0de-locked-key")]).await;
+    for number in 0..5 {
+        let spec = json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "wrong" } } });
+        stage.token(&format!("token-{number}"), spec).await;
+    }
+    let waits = |token: &AccessToken| {
+        let next = token.status.as_ref().and_then(|status| status.next_action_at.clone());
+        next.is_some_and(|at| at.0.duration_since(jiff::Timestamp::now()).as_secs() > 60)
+    };
+    for number in 0..5 {
+        stage.token_where(&format!("token-{number}"), "waits for minutes", waits).await;
+    }
+    drop(operator.kill().await);
+    let ledger = Ledger::open(&stage).await;
+    let operator = stage.operator().await;
+    operator.working().await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!((ledger.writes(), ledger.operations().await), Default::default());
+    // What is mended while nobody runs is used at once by the next.
+    drop(operator.kill().await);
+    let key = KeySeed { id: "right".into(), value: "cafec0de-right-key".into(), ..KeySeed::default() };
+    stage.control.add_key(&key).await.expect("added");
+    stage.secret("wrong", &[("apikey", "cafec0de-right-key")]).await;
+    let _operator = stage.operator().await;
+    stage.token_ready("token-0").await;
 }
 
 /// Promise 9: where more refreshes are due than the budget allows, a token that nobody has yet is not put off for ever by those that have life

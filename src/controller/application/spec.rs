@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::super::{
+    Context,
     claims::{Claim as ClaimOf, Claimant, ProviderKey},
     cluster::holds_finalizer,
     directory::recorded_tenant,
@@ -162,7 +163,7 @@ pub fn shape_of(object: &AppIdApplication) -> Shape {
     }
 }
 
-pub(super) fn flaw(object: &AppIdApplication, shape: &Shape) -> Option<Problem> {
+pub(super) fn flaw(context: &Context, object: &AppIdApplication, shape: &Shape) -> Option<Problem> {
     let spec = &object.spec;
     let unknown = |field: &str| Some(Problem::unknown_value(field));
     if spec.application_type == ApplicationType::Unknown {
@@ -174,7 +175,10 @@ pub(super) fn flaw(object: &AppIdApplication, shape: &Shape) -> Option<Problem> 
     if spec.deletion_policy == Some(DeletionPolicy::Unknown) {
         return unknown("deletionPolicy");
     }
-    layout::flaw(shape)
+    if object.spec.secret.template.is_empty() {
+        return layout::flaw(shape);
+    }
+    context.flaws.of(&object.metadata, || layout::flaw(shape))
 }
 
 fn conditions(object: &AppIdApplication) -> &[Condition] {

@@ -161,7 +161,7 @@ impl Survey {
             .collect();
         let owns_secret = matches!(secret, SecretView::Ours { .. } | SecretView::Immutable);
         World {
-            flaw: flaw(object, shape),
+            flaw: flaw(context, object, shape),
             provisional: ProvisionalName::of(&context.settings.cluster_uid, &self.uid),
             attention: Attention::Full,
             leader_since: if context.memory.is_claimed_here(&self.uid) { Timestamp::UNIX_EPOCH } else { context.leadership.since() },

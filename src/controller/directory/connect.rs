@@ -325,7 +325,9 @@ impl Directory {
             (None, Some(_)) => return Err(Problem::new(Reason::InvalidSpec, "only a ClusterIdentityProvider may name a trusted profile")),
             (None, None) => return Err(Problem::new(Reason::InvalidSpec, "set exactly one of apiKey and trustedProfile")),
         };
-        let (iam, fingerprint) = self.iam(&url, credential, source, ca, budget)?;
+        let (iam, of_iam) = self.iam(&url, credential, source, ca, budget)?;
+        // Another budget is another connection, to the same IAM.
+        let fingerprint = fingerprint(&[&of_iam, &budget.requests_per_second.to_be_bytes(), &budget.concurrency.to_be_bytes()]);
         Ok(Connection {
             service: Service::Iam(iam),
             tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),

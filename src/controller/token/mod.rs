@@ -132,9 +132,8 @@ impl Kind for AccessTokens {
             fits_the_spec: status.issued_for.as_ref().is_some_and(|issued_for| issued_for.generation == subject.generation),
         });
         let (refresh_token, obstacle) = match (&source, obstacle) {
-            (Some(Source { request: TokenRequest { grant: Grant::RefreshToken(seed), .. }, issued_for, .. }), None) => {
-                let seed_version = spends(&object).and_then(|key| issued_for.credentials.get(key.name()));
-                match refresh_token::look(context, &object, &subject, &status, (seed, seed_version)).await? {
+            (Some(Source { request: TokenRequest { grant: Grant::RefreshToken(seed), .. }, .. }), None) => {
+                match refresh_token::look(context, &object, &subject, &status, seed).await? {
                     Ok(held) => (Some(held), None),
                     Err(problem) => (None, Some(problem)),
                 }
@@ -262,11 +261,12 @@ impl Pass {
         if self.refresh_token.is_some()
             && let Err(failure) = self.follow(&issued, life).await?
         {
-            return Ok(Err(failure));
+            // The refresh token is used up, whatever became of its successor.
+            return Ok(Err(Failure { may_have_happened: true, ..failure }));
         }
         drop(in_flight);
         if self.object.spec.secret.identity_token && issued.identity_token.is_none() {
-            let message = "the answer holds no ID token, which spec.secret.identityToken asks for: ask for the scope openid";
+            let message = "the answer holds no signed ID token, which spec.secret.identityToken asks for: ask for the scope openid";
             return Ok(Err(Failure::new(DOING, Class::Rejected, Reason::UnexpectedResponse, message)));
         }
         Ok(Ok(self.came(issued, life)))
@@ -402,8 +402,9 @@ fn was_refused_to_a_user(status: &AccessTokenStatus) -> bool {
 }
 
 fn is_suspended(object: &AccessToken, status: &AccessTokenStatus) -> bool {
-    let says_so = condition(&status.conditions, "Ready")
-        .is_some_and(|ready| [Reason::Suspended, Reason::TokenExpired].iter().any(|reason| ready.reason == reason.as_str()));
+    let says_so = condition(&status.conditions, "Ready").is_some_and(|ready| {
+        [Reason::Suspended, Reason::TokenExpired, Reason::SecretMissing].iter().any(|reason| ready.reason == reason.as_str())
+    });
     object.spec.suspend && says_so
 }
 

@@ -171,7 +171,7 @@ pub(super) async fn look(
     object: &AccessToken,
     subject: &Subject,
     status: &AccessTokenStatus,
-    (seed, seed_version): (&SecretText, Option<&ObjectVersion>),
+    seed: &SecretText,
 ) -> Result<Result<Held, Problem>, Abort> {
     let name = state_key(object);
     let known = context.secrets.get(&name);
@@ -179,7 +179,10 @@ pub(super) async fn look(
     if let Some(held) = remembered.filter(|held| held.version.is_some() && held.version == known && held.state.seed == digest_of(seed)) {
         return Ok(Ok(held));
     }
-    let was_used = status.refresh_token.as_ref().is_some_and(|said| Some(&said.seed) == seed_version);
+    let said = status.refresh_token.as_ref();
+    let answered = said.map_or(0, |said| said.answered);
+    let mark = fingerprint(&subject.uid, seed);
+    let was_used = said.is_some_and(|said| said.fingerprint == mark);
     let lost = |what: &str| {
         let message = format!(
             "the Secret {}, which held the current refresh token, {what}; put a new one into the Secret that grant.refreshToken names",
@@ -188,7 +191,7 @@ pub(super) async fn look(
         Problem::new(Reason::ReauthorizationRequired, message)
     };
     let Some((metadata, data)) = cluster::read_secret(&context.client, name.namespace(), name.name()).await? else {
-        let beginning = Held { state: State::begin(seed, status.refresh_token.as_ref().map_or(0, |said| said.answered)), version: None };
+        let beginning = Held { state: State::begin(seed, answered), version: None };
         return Ok(if was_used { Err(lost("is gone")) } else { Ok(beginning) });
     };
     let version = version_of(&metadata);
@@ -202,13 +205,22 @@ pub(super) async fn look(
         }
     }
     match State::read(&data, seed) {
+        // Put back to what it was before: what it holds is used up. This process may know better.
+        Some(state) if state.use_number < answered && was_used => {
+            let remembered = context.refresh_tokens.held.lock().get(&subject.uid).map(|held| held.state.clone());
+            match remembered.filter(|state| state.use_number >= answered && state.seed == digest_of(seed)) {
+                Some(state) => Ok(Ok(Held { state, version: Some(version) })),
+                None => Ok(Err(lost("was put back to an older state"))),
+            }
+        }
         Some(state) => {
+            let state = State { use_number: state.use_number.max(answered), ..state };
             let held = Held { state, version: Some(version) };
             context.refresh_tokens.held.lock().insert(subject.uid.clone(), held.clone());
             Ok(Ok(held))
         }
         None if was_used => Ok(Err(lost("was changed by somebody else"))),
-        None => Ok(Ok(Held { state: State::begin(seed, 0), version: Some(version) })),
+        None => Ok(Ok(Held { state: State::begin(seed, answered), version: Some(version) })),
     }
 }
 
@@ -259,11 +271,17 @@ impl Pass {
             match self.write(&state, held.version.as_ref()).await {
                 Err(Abort::Stale) => {
                     // Another process, or somebody's label: what counts is that no newer token would be lost.
-                    let Some(current) = self.current().await? else { break };
-                    if secret::digest(&current.state.token) != spent || current.state.seed != held.state.seed {
-                        break;
-                    }
-                    self.refresh_token = Some(current);
+                    self.refresh_token = match self.current().await? {
+                        Some(current) if secret::digest(&current.state.token) == spent && current.state.seed == held.state.seed => {
+                            Some(current)
+                        }
+                        Some(_) => {
+                            self.context.refresh_tokens.successors.lock().remove(&self.subject.uid);
+                            return Err(Abort::Stale);
+                        }
+                        // It was deleted meanwhile, and is made anew.
+                        None => Some(Held { version: None, ..held }),
+                    };
                 }
                 written => {
                     if matches!(written, Ok(Ok(()))) {
@@ -273,7 +291,7 @@ impl Pass {
                 }
             }
         }
-        self.context.refresh_tokens.successors.lock().remove(&self.subject.uid);
+        // It stays in memory, and is stored by the next pass.
         Err(Abort::Stale)
     }
 
@@ -284,11 +302,7 @@ impl Pass {
             return Ok(None);
         };
         let version = version_of(&metadata);
-        let seed = self.source.as_ref().and_then(|source| match &source.request.grant {
-            Grant::RefreshToken(seed) => Some(seed),
-            _ => None,
-        });
-        Ok(seed.and_then(|seed| State::read(&data, seed)).map(|state| Held { state, version: Some(version) }))
+        Ok(self.seed().and_then(|seed| State::read(&data, seed)).map(|state| Held { state, version: Some(version) }))
     }
 
     async fn write(&mut self, state: &State, known: Option<&ObjectVersion>) -> Result<Result<(), Failure>, Abort> {
@@ -319,21 +333,31 @@ impl Pass {
         };
         let seed = self.seed_version()?;
         let answered = held.state.use_number;
+        let fingerprint = self.seed().map(|seed| fingerprint(&self.subject.uid, seed))?;
         match &self.world.issued {
-            Some(Ok(_)) => Some(RefreshTokenStatus { seed, answered, refused: false }),
+            Some(Ok(_)) => Some(RefreshTokenStatus { seed, fingerprint, answered, refused: false }),
             Some(Err(failure)) if self.is_answered_by(failure) => {
-                Some(RefreshTokenStatus { seed, answered, refused: failure.reason == Reason::ReauthorizationRequired })
+                Some(RefreshTokenStatus { seed, fingerprint, answered, refused: failure.reason == Reason::ReauthorizationRequired })
             }
             Some(Err(_)) if self.world.refresh_token.as_ref().is_some_and(|token| token.is_recorded) => {
                 let before = former.map_or(answered - 1, |former| former.answered.min(answered - 1));
-                Some(RefreshTokenStatus { seed, answered: before, refused: false })
+                Some(RefreshTokenStatus { seed, fingerprint, answered: before, refused: false })
             }
-            _ => former.map(|former| RefreshTokenStatus { seed, ..former }),
+            // Touched, and the same.
+            _ => former.map(|former| if former.fingerprint == fingerprint { RefreshTokenStatus { seed, ..former } } else { former }),
         }
     }
 
     fn is_answered_by(&self, failure: &Failure) -> bool {
         self.world.refresh_token.as_ref().is_some_and(|token| token.is_recorded && token.is_answered_by(failure))
+    }
+
+    /// The first refresh token.
+    fn seed(&self) -> Option<&SecretText> {
+        match &self.source.as_ref()?.request.grant {
+            Grant::RefreshToken(seed) => Some(seed),
+            _ => None,
+        }
     }
 
     fn seed_version(&self) -> Option<ObjectVersion> {
@@ -344,6 +368,12 @@ impl Pass {
 
 fn version_of(metadata: &ObjectMeta) -> ObjectVersion {
     ObjectVersion { uid: metadata.uid.clone().unwrap_or_default(), resource_version: metadata.resource_version.clone().unwrap_or_default() }
+}
+
+/// Tells one first token from another on the same object, and tells nothing of it: 64 bits of a digest, with the object's UID in it.
+fn fingerprint(uid: &str, seed: &SecretText) -> String {
+    let digest = Sha256::new().chain_update(uid).chain_update([0]).chain_update(seed.expose_secret()).finalize();
+    data_encoding::HEXLOWER.encode(&digest[..8])
 }
 
 fn digest_of(seed: &SecretText) -> String {

@@ -61,7 +61,7 @@ impl Source {
 
 /// What is known of the source without reading anything.
 pub(super) fn outline(context: &Context, object: &AccessToken) -> Result<Outline, Problem> {
-    if let Some(flaw) = flaw(object) {
+    if let Some(flaw) = flaw(context, object) {
         return Err(flaw);
     }
     let (spec, namespace) = (&object.spec, object.namespace().unwrap_or_default());

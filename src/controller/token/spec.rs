@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 
 use super::super::{
+    Context,
     claims::{Claim, Claimant, ProviderKey, Reference},
     name::Name,
     versions::{Namer, Who},
@@ -35,7 +36,10 @@ pub fn claim_of(object: &AccessToken) -> Claim {
         created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
         secret: secret_key(object),
         state: spends(object).map(|_| state_key(object)),
-        spends: spends(object).map(|secret| (secret, has_begun_to_spend(object))),
+        spends: spends(object).map(|secret| {
+            let has_begun = has_begun_to_spend(object, &secret);
+            (secret, has_begun)
+        }),
         provider: object.spec.provider_ref.as_ref().map(|reference| ProviderKey::referred(reference, &namespace)),
         refers_to: references(object),
         tenant: None,
@@ -69,8 +73,12 @@ pub(super) fn spends(object: &AccessToken) -> Option<Name> {
     Some(Name::new(object.metadata.namespace.as_deref().unwrap_or_default(), &source.secret_ref.name))
 }
 
-fn has_begun_to_spend(object: &AccessToken) -> bool {
-    object.status.as_ref().is_some_and(|status| status.refresh_token.is_some())
+/// Whether the first token that was used is this Secret's: an object that was led to another Secret has begun nothing there.
+fn has_begun_to_spend(object: &AccessToken, secret: &Name) -> bool {
+    let Some(status) = &object.status else { return false };
+    let asked_for = [&status.tried_for, &status.issued_for].into_iter().flatten();
+    let versions = asked_for.filter_map(|asked_for| asked_for.credentials.get(secret.name()));
+    status.refresh_token.as_ref().is_some_and(|used| versions.into_iter().any(|version| *version == used.seed))
 }
 
 /// The Secrets that the spec names, for the credential and for the grant.
@@ -143,7 +151,7 @@ pub(super) fn policy_of(object: &AccessToken) -> Policy {
 }
 
 /// A flaw of the spec that the API server could not see.
-pub(super) fn flaw(object: &AccessToken) -> Option<Problem> {
+pub(super) fn flaw(context: &Context, object: &AccessToken) -> Option<Problem> {
     let spec = &object.spec;
     let is_unknown =
         |reference: &Option<ClientReference>| reference.as_ref().is_some_and(|reference| reference.kind == ClientKind::Unknown);
@@ -167,6 +175,7 @@ pub(super) fn flaw(object: &AccessToken) -> Option<Problem> {
         }
         // Only a renamed key or a template can be wrong, and this is asked of every object that anybody touches.
         None if spec.secret.keys.is_empty() && spec.secret.template.is_empty() => None,
-        None => layout::flaw(&shape_of(object, true)),
+        None if spec.secret.template.is_empty() => layout::flaw(&shape_of(object, true)),
+        None => context.flaws.of(&object.metadata, || layout::flaw(&shape_of(object, true))),
     }
 }

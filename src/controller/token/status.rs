@@ -199,10 +199,14 @@ impl Pass {
     }
 }
 
-/// What was said of the last attempt, when it was good.
+/// What was said of the last attempt, when it was good; that the budget is too small stands until the next one, too.
 fn said_before(conditions: &[Condition]) -> Option<State> {
-    let fresh = condition(conditions, "Fresh").filter(|fresh| fresh.status == "True")?;
-    Reason::named(&fresh.reason).map(State::Yes)
+    let fresh = condition(conditions, "Fresh")?;
+    match (Reason::named(&fresh.reason)?, fresh.status.as_str()) {
+        (reason, "True") => Some(State::Yes(reason)),
+        (Reason::BudgetTooSmall, _) => Some(State::No(Problem::new(Reason::BudgetTooSmall, fresh.message.clone()))),
+        _ => None,
+    }
 }
 
 /// The events that a change of conditions deserves: one for `Ready`, or else one for `Fresh`.

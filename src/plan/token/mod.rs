@@ -279,10 +279,15 @@ impl World {
             None => State::No(Problem::new(Reason::InProgress, "there is no Secret with a token of this object yet")),
         };
         if let Some(obstacle) = self.obstacle() {
-            let problem = if obstacle.reason == Reason::Suspended && held.is_some() && !lives {
-                expired(held.map_or(now, |(expires_at, _)| expires_at))
-            } else {
-                obstacle.clone()
+            let is_suspended = obstacle.reason == Reason::Suspended;
+            let problem = match held {
+                Some((expires_at, _)) if is_suspended && !lives => expired(expires_at),
+                None if is_suspended && self.published.is_some() => {
+                    let message =
+                        "the Secret is gone or was changed, and the object is suspended: set spec.suspend to false, and it is put back";
+                    Problem::new(Reason::SecretMissing, message)
+                }
+                _ => obstacle.clone(),
             };
             return Verdict {
                 retry_at: self.again_with(&obstacle, failures, seed, now),
