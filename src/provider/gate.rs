@@ -175,6 +175,12 @@ impl Gate {
         state.has_answered && state.failures_in_a_row == 0 && state.current_pause().is_none()
     }
 
+    /// What everybody who asks is told while the tenant is paused; `None` while it is not.
+    #[must_use]
+    pub fn pause(&self, doing: &'static str) -> Option<Failure> {
+        self.state.lock().current_pause().map(|pause| pause.failure(doing))
+    }
+
     /// Whether the tenant is paused now.
     #[must_use]
     pub fn is_paused(&self) -> bool {

@@ -309,6 +309,34 @@ async fn an_older_state_and_an_object_that_was_led_to_anothers_refresh_token_use
     assert_eq!(reuses(&stage, "ann").await, 0);
 }
 
+/// A tenant that is paused is asked nothing, and that uses nothing up.
+#[tokio::test]
+async fn a_pause_of_the_tenant_is_no_use_of_the_refresh_token() {
+    let stage = with_server("paused-refresh", 3600).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    let _operator = stage.operator().await;
+    stage.token("ann", spec("ann")).await;
+    stage.token_ready("ann").await;
+    let uses = async || stage.secret_values("ann-state").await.expect("there")["use_number"].clone();
+    let headers = [("Retry-After".to_owned(), "4".to_owned())].into();
+    let answer = Action::Answer { when: When::BeforeCommit, status: 429, headers, body: "{}".into() };
+    stage.control.inject(&Rule::next("oidc.token", answer)).await.expect("accepted");
+    let before = token(&stage, "ann").await;
+    refresh(&stage, "ann", "first").await;
+    let limited = stage.token_where("ann", "says that it has to wait", |token| {
+        token_condition(token, "Fresh").is_some_and(|(_, reason)| reason == "RateLimited")
+    });
+    limited.await;
+    let used = uses().await;
+    // Somebody asks once more, while nobody may.
+    refresh(&stage, "ann", "second").await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!((uses().await, token(&stage, "ann").await), (used, before.clone()));
+    eventually("it goes on after the pause", async || token(&stage, "ann").await != before).await;
+    stage.token_ready("ann").await;
+    assert_eq!(reuses(&stage, "ann").await, 0);
+}
+
 /// A gateway's 503 does not say whether the request was passed on: like a lost answer.
 #[tokio::test]
 async fn a_503_after_the_token_was_replaced_is_repeated_once_and_no_more() {

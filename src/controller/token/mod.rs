@@ -46,6 +46,8 @@ use crate::{
 /// The kind's name.
 pub const KIND: &str = "AccessToken";
 
+const DOING: &str = "getting a token";
+
 /// Where the service tells no lifetime, and the provider sets none.
 const LIFETIME_UNKNOWN: std::time::Duration = std::time::Duration::from_secs(600);
 
@@ -184,7 +186,13 @@ impl Kind for AccessTokens {
         match step {
             Step::KeepSuccessor => pass.keep_successor().await?,
             Step::RecordUse => {
-                if let Err(failure) = pass.record_use().await? {
+                let gate = pass.source.as_ref().map(|source| source.connection.service.gate());
+                let recorded = match gate.and_then(|gate| gate.pause(DOING)) {
+                    // Nothing would be sent: that is no use.
+                    Some(failure) => Err(failure),
+                    None => pass.record_use().await?,
+                };
+                if let Err(failure) = recorded {
                     pass.world.issued = Some(Err(failure));
                 }
             }
@@ -245,7 +253,6 @@ impl Pass {
     }
 
     async fn fetch(&mut self) -> Result<Result<Issued, Failure>, Abort> {
-        const DOING: &str = "getting a token";
         let Some(source) = &self.source else { return Err(Abort::Stale) };
         let context = self.context.clone();
         let fence = Some(context.leadership.clone() as Arc<dyn crate::provider::Fence>);
