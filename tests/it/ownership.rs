@@ -5,7 +5,7 @@ use std::time::Duration;
 use cloud_identity_operator::api::AppIdApplication;
 use control_plane::ControlPlane;
 use identity_simulator::{
-    Access, ApplicationEdit, ApplicationSeed, CallWait, Options, RoleSeed, Settings, Simulator, Switches, TenantSeed,
+    Access, Action, ApplicationEdit, ApplicationSeed, CallWait, Options, RoleSeed, Rule, Settings, Simulator, Switches, TenantSeed, When,
     switches::{RedirectUriOrder, ServerUrlSpelling},
 };
 use k8s_openapi::{api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition};
@@ -121,6 +121,9 @@ async fn thirty_objects_that_add_redirect_uris_at_once_lose_none() {
     let stage = Stage::new("thirty").await;
     let settings = Settings { latency_milliseconds: 30, management_calls_per_second: 0, ..Settings::default() };
     stage.control.set_settings(&settings).await.expect("set");
+    // So long that others come meanwhile, on a busy machine, too.
+    let slow = Action::Delay { when: When::BeforeCommit, milliseconds: 250 };
+    stage.control.inject(&Rule::every("app_id.redirect_uris.set", slow)).await.expect("accepted");
     stage.control.set_redirect_uris(TENANT, &document(&[THEIRS])).await.expect("set");
     stage.provider().await;
     let names: Vec<String> = (0..30).map(|number| format!("app-{number:02}")).collect();
