@@ -1,5 +1,6 @@
 //! Parts of `spec` and `status` that several kinds share.
 
+use kube::api::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,15 @@ pub struct ObjectVersion {
     pub uid: String,
     /// Its resourceVersion.
     pub resource_version: String,
+}
+
+impl ObjectVersion {
+    /// The version that an object's metadata tell.
+    #[must_use]
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        Self { uid: text(&metadata.uid), resource_version: text(&metadata.resource_version) }
+    }
 }
 
 /// Which version of the published Secret was last seen or written.

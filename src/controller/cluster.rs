@@ -224,7 +224,7 @@ impl Subject {
         }
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         match api.patch(name, &parameters, &Patch::Apply(&document)).await {
-            Ok(written) => Ok(Ok(version_of(&written))),
+            Ok(written) => Ok(Ok(ObjectVersion::of(&written.metadata))),
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 413 | 422) => Ok(Err(refusal(&status))),
             Err(error) => Err(Abort::of("publishing the Secret")(error)),
         }
@@ -242,7 +242,7 @@ impl Subject {
         document["metadata"]["resourceVersion"] = json!(known.resource_version);
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let written = api.patch(name, &parameters, &Patch::Merge(&document)).await.map_err(Abort::of("changing the Secret's owner"))?;
-        Ok(version_of(&written))
+        Ok(ObjectVersion::of(&written.metadata))
     }
 
     /// Our owner reference.
@@ -250,10 +250,6 @@ impl Subject {
     pub fn owner_reference(&self) -> Value {
         json!({ "apiVersion": format!("{GROUP}/v1alpha1"), "kind": self.kind, "name": self.name, "uid": self.uid, "controller": true, "blockOwnerDeletion": false })
     }
-}
-
-fn version_of<K: Resource>(object: &K) -> ObjectVersion {
-    ObjectVersion { uid: object.uid().unwrap_or_default(), resource_version: object.resource_version().unwrap_or_default() }
 }
 
 /// A Secret that the API server refuses. Its words are shown for 403 (quotas, terminating namespaces); a validation error could quote values.

@@ -61,8 +61,7 @@ impl Credentials {
                 format!("the Secret {name} holds the operator's own state and may not be referred to"),
             )));
         }
-        let version =
-            ObjectVersion { uid: metadata.uid.unwrap_or_default(), resource_version: metadata.resource_version.unwrap_or_default() };
+        let version = ObjectVersion::of(&metadata);
         secrets.note(key.clone(), version.clone());
         let changes = metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref()).map(|time| time.0);
         let changed_at = changes.max().or(metadata.creation_timestamp.map(|time| time.0));

@@ -56,7 +56,7 @@ pub struct Oidc {
 }
 
 /// After a failure it is left alone for this long, where the endpoint is known from before.
-const FAILED_FOR: Duration = Duration::from_secs(60);
+pub(super) const FAILED_FOR: Duration = Duration::from_secs(60);
 
 /// A discovery document, as far as it is needed.
 #[derive(Deserialize)]

@@ -4,10 +4,7 @@
 //! where there is none, they are tried in turn, and the one that answers is remembered. All lie on the tenant's own host: a document that names
 //! another one is not followed.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Method;
 use tokio::time::Instant;
@@ -17,7 +14,7 @@ use super::{
     Caller, Standing, Tenant, TokenIssuer,
     http::{Answer, Body, DEADLINE, Request},
     oauth::{self, ClientAuthentication, TokenCall},
-    oidc::{self, DISCOVERED_FOR, Document},
+    oidc::{self, DISCOVERED_FOR, Document, FAILED_FOR},
 };
 use crate::{
     model::{Class, ClientCredential, ExposeSecret, Failure, IssuedToken, TokenRequest},
@@ -25,9 +22,6 @@ use crate::{
 };
 
 const DOING: &str = "getting a token from Verify";
-
-/// After a failure the discovery document is left alone for this long.
-const FAILED_FOR: Duration = Duration::from_secs(60);
 
 /// Issuer and path of each generation, the current one first: below it lie the token endpoint and the discovery document.
 const GENERATIONS: [(&str, &str); 3] =

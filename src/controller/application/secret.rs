@@ -53,8 +53,7 @@ pub(super) async fn look_at_secret(
         survey.triggers.secret_damaged = was_ours && !context.memory.knows_damage(&survey.uid, ABSENT);
         return Ok((SecretView::Absent, None));
     };
-    let version =
-        ObjectVersion { uid: metadata.uid().unwrap_or_default(), resource_version: metadata.resource_version().unwrap_or_default() };
+    let version = ObjectVersion::of(&metadata.metadata);
     context.secrets.note(survey.key.clone(), version.clone());
     let mut view = judge(&metadata, context, object, subject, shape, survey);
     let wants_proof = survey.recorded.client_id.is_none();

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use sha2::{Digest, Sha256};
 use url::Url;
 
@@ -163,8 +163,7 @@ impl Draft {
     ) -> Connection {
         let Self { admission, budget } = self;
         let identity = tenant.as_ref().map(ToString::to_string).unwrap_or_default();
-        let rates = [budget.requests_per_second.to_be_bytes(), budget.concurrency.to_be_bytes()].concat();
-        let mut all = vec![host.as_bytes(), identity.as_bytes(), ca.unwrap_or_default(), &rates];
+        let mut all = vec![host.as_bytes(), identity.as_bytes(), ca.unwrap_or_default()];
         all.extend(parts.iter().map(|part| part.expose_secret().as_bytes()));
         let fingerprint = fingerprint(&all);
         Connection { service, tenant, host, credentials, admission, fingerprint, budget }
@@ -220,7 +219,7 @@ impl Directory {
             self.bundles.lock().remove(&key);
             return Ok(None);
         };
-        let version = ObjectVersion { uid: map.uid().unwrap_or_default(), resource_version: map.resource_version().unwrap_or_default() };
+        let version = ObjectVersion::of(&map.metadata);
         config_maps.note(key.clone(), version.clone());
         let data = Arc::new(map.data.unwrap_or_default());
         self.bundles.lock().insert(key, (version, data.clone()));
@@ -288,13 +287,7 @@ impl Directory {
         };
         let tenant =
             Tenant::new("app_id", shared.gate.clone(), &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
-        let fingerprint = fingerprint(&[
-            host.as_bytes(),
-            tenant_id.as_bytes(),
-            &iam_fingerprint,
-            &budget.requests_per_second.to_be_bytes(),
-            &budget.concurrency.to_be_bytes(),
-        ]);
+        let fingerprint = fingerprint(&[host.as_bytes(), tenant_id.as_bytes(), &iam_fingerprint]);
         let identity = TenantIdentity::app_id(&tenant_id);
         Ok(Connection {
             service: Service::AppId(Arc::new(AppId::new(tenant, origin, tenant_id, iam, shared))),
@@ -325,9 +318,7 @@ impl Directory {
             (None, Some(_)) => return Err(Problem::new(Reason::InvalidSpec, "only a ClusterIdentityProvider may name a trusted profile")),
             (None, None) => return Err(Problem::new(Reason::InvalidSpec, "set exactly one of apiKey and trustedProfile")),
         };
-        let (iam, of_iam) = self.iam(&url, credential, source, ca, budget)?;
-        // Another budget is another connection, to the same IAM.
-        let fingerprint = fingerprint(&[&of_iam, &budget.requests_per_second.to_be_bytes(), &budget.concurrency.to_be_bytes()]);
+        let (iam, fingerprint) = self.iam(&url, credential, source, ca, budget)?;
         Ok(Connection {
             service: Service::Iam(iam),
             tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),

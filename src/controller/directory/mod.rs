@@ -229,7 +229,7 @@ impl Directory {
             has_worked: false,
         });
         let is_same = match (&entry.current, &connection) {
-            (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
+            (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint && before.budget == now.budget,
             (Err(before), Err(now)) => before == now,
             _ => false,
         };

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use kube::{api::ObjectMeta, core::PartialObjectMeta};
+use kube::core::PartialObjectMeta;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
@@ -176,8 +176,9 @@ pub(super) async fn look(
     let name = state_key(object);
     let known = context.secrets.get(&name);
     let remembered = context.refresh_tokens.held.lock().get(&subject.uid).cloned();
-    if let Some(held) = remembered.filter(|held| held.version.is_some() && held.version == known && held.state.seed == digest_of(seed)) {
-        return Ok(Ok(held));
+    let remembered = remembered.filter(|held| held.state.seed == digest_of(seed));
+    if let Some(held) = remembered.as_ref().filter(|held| held.version.is_some() && held.version == known) {
+        return Ok(Ok(held.clone()));
     }
     let said = status.refresh_token.as_ref();
     let answered = said.map_or(0, |said| said.answered);
@@ -194,7 +195,7 @@ pub(super) async fn look(
         let beginning = Held { state: State::begin(seed, answered), version: None };
         return Ok(if was_used { Err(lost("is gone")) } else { Ok(beginning) });
     };
-    let version = version_of(&metadata);
+    let version = ObjectVersion::of(&metadata);
     let metadata = PartialObjectMeta { metadata, ..PartialObjectMeta::default() };
     context.secrets.note(name.clone(), version.clone());
     match published::whose(&metadata, context, subject, None, &Default::default()) {
@@ -206,13 +207,10 @@ pub(super) async fn look(
     }
     match State::read(&data, seed) {
         // Put back to what it was before: what it holds is used up. This process may know better.
-        Some(state) if state.use_number < answered && was_used => {
-            let remembered = context.refresh_tokens.held.lock().get(&subject.uid).map(|held| held.state.clone());
-            match remembered.filter(|state| state.use_number >= answered && state.seed == digest_of(seed)) {
-                Some(state) => Ok(Ok(Held { state, version: Some(version) })),
-                None => Ok(Err(lost("was put back to an older state"))),
-            }
-        }
+        Some(state) if state.use_number < answered && was_used => match remembered.filter(|held| held.state.use_number >= answered) {
+            Some(held) => Ok(Ok(Held { version: Some(version), ..held })),
+            None => Ok(Err(lost("was put back to an older state"))),
+        },
         Some(state) => {
             let state = State { use_number: state.use_number.max(answered), ..state };
             let held = Held { state, version: Some(version) };
@@ -301,7 +299,7 @@ impl Pass {
         let Some((metadata, data)) = cluster::read_secret(&self.context.client, name.namespace(), name.name()).await? else {
             return Ok(None);
         };
-        let version = version_of(&metadata);
+        let version = ObjectVersion::of(&metadata);
         Ok(self.seed().and_then(|seed| State::read(&data, seed)).map(|state| Held { state, version: Some(version) }))
     }
 
@@ -366,10 +364,6 @@ impl Pass {
     }
 }
 
-fn version_of(metadata: &ObjectMeta) -> ObjectVersion {
-    ObjectVersion { uid: metadata.uid.clone().unwrap_or_default(), resource_version: metadata.resource_version.clone().unwrap_or_default() }
-}
-
 /// Tells one first token from another on the same object, and tells nothing of it: 64 bits of a digest, with the object's UID in it.
 fn fingerprint(uid: &str, seed: &SecretText) -> String {
     let digest = Sha256::new().chain_update(uid).chain_update([0]).chain_update(seed.expose_secret()).finalize();
@@ -377,5 +371,5 @@ fn fingerprint(uid: &str, seed: &SecretText) -> String {
 }
 
 fn digest_of(seed: &SecretText) -> String {
-    data_encoding::HEXLOWER.encode(&Sha256::digest(seed.expose_secret()))
+    data_encoding::HEXLOWER.encode(&secret::digest(seed))
 }

@@ -55,8 +55,7 @@ pub(super) async fn look(
     let Some(metadata) = cluster::secret_metadata(&context.client, key.namespace(), key.name()).await? else {
         return Ok(Look { view: SecretView::Absent, version: None, is_damaged: stored.is_some() });
     };
-    let version =
-        ObjectVersion { uid: metadata.uid().unwrap_or_default(), resource_version: metadata.resource_version().unwrap_or_default() };
+    let version = ObjectVersion::of(&metadata.metadata);
     context.secrets.note(key, version.clone());
     let shape = shape_of(object, status.lifetime_unknown != Some(true));
     let secret = &object.spec.secret;

@@ -164,20 +164,7 @@ impl Site {
             (_, None) => SecretView::Absent,
             (status, Some((version, _))) => SecretView::Ours { is_intact: status.as_ref().is_some_and(|(_, _, known)| known == version) },
         };
-        let mut world = World {
-            suspended: false,
-            obstacle: None,
-            secret_rival: None,
-            secret,
-            contested_until: None,
-            published,
-            retry_at: stored.retry_at.filter(|_| stored.failures > 0),
-            is_news: false,
-            is_of_a_user: false,
-            refresh_token: None,
-            issued: None,
-            written: None,
-        };
+        let mut world = World { secret, published, retry_at: stored.retry_at.filter(|_| stored.failures > 0), ..World::empty() };
         let mut written = None;
         while let Some(step) = next(&world, self.now()) {
             match step {

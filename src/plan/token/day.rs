@@ -34,20 +34,7 @@ fn day(failure: &Failure, held: Held, is_of_a_user: bool, restarts: bool, uid: &
     let (mut cost, mut now, mut failures) = (Cost { shortest: i64::MAX, ..Cost::default() }, at(BEGIN), 0);
     let mut retry_at = None;
     while now < at(BEGIN + DAY) {
-        let mut world = World {
-            suspended: false,
-            obstacle: None,
-            secret_rival: None,
-            secret: secret.clone(),
-            contested_until: None,
-            published: published.clone(),
-            retry_at,
-            is_news: false,
-            is_of_a_user,
-            refresh_token: None,
-            issued: None,
-            written: None,
-        };
+        let mut world = World { secret: secret.clone(), published: published.clone(), retry_at, is_of_a_user, ..World::empty() };
         while let Some(step) = next(&world, now) {
             assert_eq!(step, Step::Fetch, "nothing comes, so that nothing is written");
             cost.calls += 1;
@@ -132,20 +119,7 @@ fn an_obstacle_in_the_cluster_costs_no_call_all_day() {
     for reason in [Reason::ProviderNotFound, Reason::CredentialsNotFound, Reason::NotPermitted, Reason::InvalidSpec] {
         let (mut now, mut passes) = (at(BEGIN), 0);
         while now < at(BEGIN + DAY) {
-            let world = World {
-                suspended: false,
-                obstacle: Some(Problem::new(reason, "in the way")),
-                secret_rival: None,
-                secret: SecretView::Absent,
-                contested_until: None,
-                published: None,
-                retry_at: None,
-                is_news: false,
-                is_of_a_user: false,
-                refresh_token: None,
-                issued: None,
-                written: None,
-            };
+            let world = World { obstacle: Some(Problem::new(reason, "in the way")), ..World::empty() };
             assert_eq!(next(&world, now), None, "{reason}");
             let again = world.verdict(passes + 1, "uid", now).retry_at.expect("it is looked at again");
             assert!(again > now);

@@ -167,6 +167,27 @@ pub fn next(world: &World, now: Timestamp) -> Option<Step> {
     }
 }
 
+#[cfg(test)]
+impl World {
+    /// Nothing is there, and nothing in the way: what a test changes is what it is about.
+    pub(crate) fn empty() -> Self {
+        Self {
+            suspended: false,
+            obstacle: None,
+            secret_rival: None,
+            secret: SecretView::Absent,
+            contested_until: None,
+            published: None,
+            retry_at: None,
+            is_news: false,
+            is_of_a_user: false,
+            refresh_token: None,
+            issued: None,
+            written: None,
+        }
+    }
+}
+
 impl World {
     /// Why a token would be fetched.
     #[must_use]

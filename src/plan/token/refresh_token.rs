@@ -190,14 +190,9 @@ mod tests {
         fn world(&self) -> World {
             let is_answered = self.answered >= self.number;
             World {
-                suspended: false,
-                obstacle: None,
-                secret_rival: None,
                 secret: if self.published.is_some() { SecretView::Ours { is_intact: true } } else { SecretView::Absent },
-                contested_until: None,
                 published: self.published.clone(),
                 retry_at: self.retry_at,
-                is_news: false,
                 is_of_a_user: true,
                 refresh_token: Some(RefreshToken {
                     unanswered_since: self.used_at.filter(|_| self.uses > 0 && !is_answered).map(at),
@@ -206,8 +201,7 @@ mod tests {
                     is_recorded: false,
                     has_successor: self.successor.is_some(),
                 }),
-                issued: None,
-                written: None,
+                ..World::empty()
             }
         }
 

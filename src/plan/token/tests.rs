@@ -13,18 +13,9 @@ fn at(second: i64) -> Timestamp {
 
 fn world() -> World {
     World {
-        suspended: false,
-        obstacle: None,
-        secret_rival: None,
         secret: SecretView::Ours { is_intact: true },
-        contested_until: None,
         published: Some(Published { expires_at: at(3600), refresh_at: at(1700), is_current: true, fits_the_spec: true }),
-        retry_at: None,
-        is_news: false,
-        is_of_a_user: false,
-        refresh_token: None,
-        issued: None,
-        written: None,
+        ..World::empty()
     }
 }
 
