@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use control_plane::{AuditEvents, Mark};
 use identity_simulator::Call;
-use stage::{SERVICE_ACCOUNT, SYSTEM, Stage};
+use stage::{Operator, SERVICE_ACCOUNT, SYSTEM, Stage};
 
 /// A window in which nothing may happen: whatever is going to happen has begun within milliseconds.
 pub const WINDOW: Duration = Duration::from_millis(1500);
@@ -48,6 +48,17 @@ impl<'a> Ledger<'a> {
         tokio::time::sleep(WINDOW).await;
         assert_eq!((self.writes(), self.reads(), self.operations().await), Default::default(), "{why}");
     }
+}
+
+/// Promise 6: another process in the place of `operator` writes nothing and asks nothing of any service. Both go on.
+pub async fn restart_costs_nothing(stage: &Stage, operator: Operator) -> (Operator, Ledger<'_>) {
+    drop(operator.kill().await);
+    let ledger = Ledger::open(stage).await;
+    let operator = stage.operator().await;
+    operator.working().await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!((ledger.writes(), ledger.operations().await), Default::default());
+    (operator, ledger)
 }
 
 fn named(events: &AuditEvents) -> Vec<String> {

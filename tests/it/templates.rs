@@ -6,7 +6,7 @@ use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use stage::{IAM, Operator, Stage, condition, eventually, message, token_message};
 
-use crate::ledger::{Ledger, WINDOW, tally};
+use crate::ledger::{Ledger, WINDOW, restart_costs_nothing, tally};
 
 const FILE: &str = "id={{ clientId }}\nsecret={{ secret }}\nobject={{ metadata.namespace }}/{{ metadata.name }}\n";
 
@@ -80,12 +80,7 @@ async fn a_restart_leaves_templated_keys_alone() {
         .await;
     stage.ready("storefront").await;
     stage.token_ready("key-protect").await;
-    drop(operator.kill().await);
-    let ledger = Ledger::open(&stage).await;
-    let operator = stage.operator().await;
-    operator.working().await;
-    tokio::time::sleep(WINDOW).await;
-    assert_eq!((ledger.writes(), ledger.operations().await), Default::default());
+    restart_costs_nothing(&stage, operator).await;
 }
 
 /// Promise 3: what a template makes of a token is as new as the token, for one call and two writes.

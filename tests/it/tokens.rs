@@ -19,7 +19,7 @@ use stage::{
     Dice, IAM, Operator, OperatorOptions, PROVIDER, SERVICE_ACCOUNT, SYSTEM, Stage, TENANT, eventually, token_condition, token_message,
 };
 
-use crate::ledger::{Ledger, WINDOW, tally};
+use crate::ledger::{Ledger, WINDOW, restart_costs_nothing, tally};
 
 /// What a first token costs, and every later one.
 const WRITES_OF_A_TOKEN: [&str; 2] = ["patch secrets", "patch accesstokens/status"];
@@ -41,6 +41,14 @@ async fn lifetime(stage: &Stage, seconds: i64) {
 
 fn of_iam() -> Value {
     json!({ "providerRef": { "name": IAM } })
+}
+
+/// What asks for a token with an API key of the namespace's own, of the id `own`.
+async fn with_own_key(stage: &Stage) -> Value {
+    let key = KeySeed { id: "own".into(), value: "cafec0de-own-key".into(), ..KeySeed::default() };
+    stage.control.add_key(&key).await.expect("added");
+    stage.secret("own-key", &[("apikey", "cafec0de-own-key")]).await;
+    json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "own-key" } } })
 }
 
 fn claims(token: &str) -> Value {
@@ -216,12 +224,10 @@ async fn a_token_is_replaced_in_time_for_one_call_and_two_writes() {
 #[tokio::test]
 async fn a_first_token_with_a_credential_of_its_own_costs_one_call_and_two_writes_and_says_nothing_else() {
     let (stage, _operator) = with_iam("own-credential", 3600).await;
-    let key = KeySeed { id: "own".into(), value: "cafec0de-own-key".into(), ..KeySeed::default() };
-    stage.control.add_key(&key).await.expect("added");
-    stage.secret("own-key", &[("apikey", "cafec0de-own-key")]).await;
+    let spec = with_own_key(&stage).await;
     let chronicle = stage.token_chronicle().await;
     let ledger = Ledger::open(&stage).await;
-    stage.token("own", json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "own-key" } } })).await;
+    stage.token("own", spec).await;
     stage.token_ready("own").await;
     eventually("the first token is in the audit log", async || ledger.writes().len() >= 2).await;
     tokio::time::sleep(WINDOW).await;
@@ -412,12 +418,7 @@ async fn a_restart_with_fresh_tokens_and_an_edit_of_metadata_cost_nothing() {
     for name in 0..20 {
         stage.token_ready(&format!("token-{name}")).await;
     }
-    drop(operator.kill().await);
-    let ledger = Ledger::open(&stage).await;
-    let operator = stage.operator().await;
-    operator.working().await;
-    tokio::time::sleep(WINDOW).await;
-    assert_eq!((ledger.writes(), ledger.operations().await), Default::default());
+    let (_operator, ledger) = restart_costs_nothing(&stage, operator).await;
     // The provider's credential, and nothing else, is read at the start.
     let read: Vec<_> = ledger.reads().into_iter().filter(|read| read.starts_with("get ")).collect();
     assert_eq!(read, ["get secrets", "get configmaps"]);
@@ -511,10 +512,8 @@ async fn the_secret_of_a_token_is_put_back_and_nobody_elses_is_touched() {
 #[tokio::test]
 async fn a_refused_credential_leaves_the_token_until_it_ends_and_says_so() {
     let (stage, _operator) = with_iam("refused", 12).await;
-    let key = KeySeed { id: "own".into(), value: "cafec0de-own-key".into(), ..KeySeed::default() };
-    stage.control.add_key(&key).await.expect("added");
-    stage.secret("own-key", &[("apikey", "cafec0de-own-key")]).await;
-    stage.token("own", json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "own-key" } } })).await;
+    let spec = with_own_key(&stage).await;
+    stage.token("own", spec).await;
     stage.token_ready("own").await;
     stage.control.edit_key("own", &KeyEdit { enabled: Some(false), ..KeyEdit::default() }).await.expect("disabled");
     let failing = stage.token_where("own", "says that it is not fresh", |token| {
@@ -648,12 +647,7 @@ async fn a_restart_does_not_try_again_what_was_refused() {
     for number in 0..5 {
         stage.token_where(&format!("token-{number}"), "waits for minutes", waits).await;
     }
-    drop(operator.kill().await);
-    let ledger = Ledger::open(&stage).await;
-    let operator = stage.operator().await;
-    operator.working().await;
-    tokio::time::sleep(WINDOW).await;
-    assert_eq!((ledger.writes(), ledger.operations().await), Default::default());
+    let (operator, _) = restart_costs_nothing(&stage, operator).await;
     // What is mended while nobody runs is used at once by the next.
     drop(operator.kill().await);
     let key = KeySeed { id: "right".into(), value: "cafec0de-right-key".into(), ..KeySeed::default() };

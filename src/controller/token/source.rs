@@ -333,6 +333,7 @@ pub(super) fn digest(source: &Source) -> [u8; 32] {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text);
     };
+    let use_of = |key: &SigningKey| format!("{:?}", (key.algorithm, &key.key_id, &key.audience, key.lifetime));
     take(&source.connection.host);
     take(source.connection.tenant.as_ref().map_or("", |tenant| tenant.as_str()));
     match grant {
@@ -353,7 +354,8 @@ pub(super) fn digest(source: &Source) -> [u8; 32] {
         Grant::SignedJwtBearer(signed) => {
             let SignedAssertion { key, issuer, subject, claims } = &**signed;
             take(key.text.expose_secret());
-            take(&format!("{:?}", (key.algorithm, &key.key_id, &key.audience, key.lifetime, issuer, subject, claims)));
+            take(&use_of(key));
+            take(&format!("{:?}", (issuer, subject, claims)));
         }
     }
     if let Some(client) = client {
@@ -362,7 +364,7 @@ pub(super) fn digest(source: &Source) -> [u8; 32] {
             Proof::Secret(secret) => take(secret.expose_secret()),
             Proof::Key(key) => {
                 take(key.text.expose_secret());
-                take(&format!("{:?}", (key.algorithm, &key.key_id, &key.audience, key.lifetime)));
+                take(&use_of(key));
             }
         }
     }

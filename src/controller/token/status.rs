@@ -97,13 +97,13 @@ impl Pass {
             status.issued_for = asked_for.clone().or(former.issued_for.clone());
         }
         status.refresh_token = self.refresh_token_status(former);
-        let goes_on = verdict.stands || self.is_waiting(former, now);
+        let is_waiting = self.is_waiting(former, now);
         status.tried_for = match (verdict.failed, verdict.stands && !self.world.is_news) {
             (true, _) => asked_for,
             (false, true) => asked_for.or(former.tried_for.clone()),
-            (false, false) => former.tried_for.clone().filter(|_| goes_on),
+            (false, false) => former.tried_for.clone().filter(|_| verdict.stands || is_waiting),
         };
-        if self.is_waiting(former, now) {
+        if is_waiting {
             // Nothing was tried: what was said of the last attempt still stands, but for a token that has ended meanwhile.
             status.failures = former.failures;
             status.next_action_at = former.next_action_at.clone();
