@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use identity_simulator::{ApplicationSeed, RoleSeed};
+use identity_simulator::{ApplicationSeed, RoleSeed, User};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use stage::{Operator, OperatorOptions, Stage, TENANT, condition};
+use stage::{Operator, OperatorOptions, Stage, TENANT, condition, token_condition, token_message};
 
 /// Long enough to see that something does not happen: a pass takes a few milliseconds.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -143,5 +143,46 @@ async fn a_namespace_that_is_no_longer_allowed_keeps_its_secret_and_can_still_de
     assert_eq!(stage.secret_values("storefront").await, Some(values), "the Secret stays");
     stage.delete("storefront").await;
     assert_eq!(stage.registered().await, [], "deletion still works");
+    shared.end().await;
+}
+
+/// Promises 6 and 10: what was refused to a user is not sent again for half an hour, whatever comes and goes meanwhile: services lock users.
+///
+/// Traps: T28.
+#[tokio::test]
+async fn an_obstacle_that_comes_and_goes_sends_no_password_again_that_was_refused() {
+    let chosen = json!({ "allowedNamespaces": { "from": "Selected", "selector": { "matchLabels": { "tenant": "shop" } } } });
+    let shared = Shared::new("flapping", chosen).await;
+    let stage = &shared.stage;
+    shared.label(json!("shop")).await;
+    let by_hand = ApplicationSeed { name: "by hand".into(), ..ApplicationSeed::default() };
+    let application = stage.control.add_application(TENANT, &by_hand).await.expect("added");
+    let user = User { username: "ann@example.com".into(), password: "cafec0de-password-of-ann".into(), ..User::default() };
+    stage.control.add_user(TENANT, &user).await.expect("added");
+    let secret = application.secret.as_deref().expect("a secret");
+    stage.secret("pair", &[("client_id", &application.client_id), ("client_secret", secret)]).await;
+    stage.secret("ann", &[("username", "ann@example.com"), ("password", "cafec0de-wrong")]).await;
+    let spec = json!({
+        "providerRef": { "kind": "ClusterIdentityProvider", "name": shared.provider }, "credentials": { "secretRef": { "name": "pair" } },
+        "grant": { "type": "Password", "password": { "secretRef": { "name": "ann" } } },
+    });
+    stage.token("user", spec).await;
+    let refused = stage.token_reason("user", "InvalidGrant").await;
+    let (said, status) = (token_message(&refused, "Ready").map(ToOwned::to_owned), refused.status.expect("a status"));
+    let calls = stage.calls("app_id.token").await;
+    for _ in 0..3 {
+        shared.label(Value::Null).await;
+        let away = stage.token_reason("user", "NamespaceNotAllowed").await;
+        assert_eq!(token_condition(&away, "Fresh"), Some(("False", "InvalidGrant")), "what was said of the last attempt still stands");
+        shared.label(json!("shop")).await;
+        let back = stage.token_reason("user", "InvalidGrant").await;
+        assert_eq!(token_message(&back, "Ready").map(ToOwned::to_owned), said);
+        let now = back.status.expect("a status");
+        assert_eq!((now.next_action_at, now.failures), (status.next_action_at.clone(), Some(1)));
+    }
+    assert_eq!(stage.calls("app_id.token").await, calls, "the same password is not sent again");
+    stage.secret("ann", &[("username", "ann@example.com"), ("password", "cafec0de-password-of-ann")]).await;
+    stage.token_ready("user").await;
+    stage.tokens().delete("user", &DeleteParams::default()).await.expect("deleted");
     shared.end().await;
 }

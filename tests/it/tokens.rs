@@ -541,6 +541,7 @@ async fn a_refused_credential_leaves_the_token_until_it_ends_and_says_so() {
 #[tokio::test]
 async fn the_token_of_a_cluster_providers_own_key_needs_a_permit() {
     let mut stage = Stage::new("shared").await;
+    lifetime(&stage, 8).await;
     let home = std::mem::replace(&mut stage.namespace, stage.control_plane.create_namespace("shared").await.expect("made"));
     let name = format!("{home}-shared");
     let provide = async |permitted: bool| {
@@ -560,9 +561,16 @@ async fn the_token_of_a_cluster_providers_own_key_needs_a_permit() {
     assert!(token_message(&refused, "Ready").is_some_and(|said| said.contains("permits.accessTokens")));
     provide(true).await;
     stage.token_ready("own").await;
-    let before = values(&stage, "own").await;
     provide(false).await;
-    stage.token_reason("own", "NotPermitted").await;
+    let before = values(&stage, "own").await;
+    let refused = stage.token_reason("own", "NotPermitted").await;
+    let end = refused.status.and_then(|status| status.expires_at).expect("an end").0;
+    let over = stage.token_where("own", "says that the token has ended", |token| {
+        token_condition(token, "SecretPublished") == Some(("False", "TokenExpired"))
+    });
+    assert_eq!(token_condition(&over.await, "Ready"), Some(("False", "NotPermitted")));
+    let now = jiff::Timestamp::now();
+    assert!((0..5).contains(&now.duration_since(end).as_secs()), "{now} is not soon after {end}");
     assert_eq!(values(&stage, "own").await, before, "what is published stays");
 }
 

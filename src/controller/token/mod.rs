@@ -143,6 +143,7 @@ impl Kind for AccessTokens {
             (_, obstacle) => (None, obstacle),
         };
         let obstacle = obstacle.or_else(|| refresh_token_rival(context, &object, &subject.uid));
+        let said = said_of_failure(&status);
         let owns_secret = matches!(look.view, SecretView::Ours { .. } | SecretView::Immutable);
         let world = World {
             suspended: object.spec.suspend,
@@ -152,7 +153,13 @@ impl Kind for AccessTokens {
             // The pause is remembered by the local clock, which does not matter for a span.
             contested_until: contested_until.and_then(|until| now.checked_add(until.duration_since(Timestamp::now())).ok()),
             published,
-            retry_at: status.next_action_at.as_ref().map(|at| at.0).filter(|_| status.failures.is_some()),
+            // What a person has to mend is not tried again by itself: the time that stands there is that of an obstacle.
+            retry_at: status
+                .next_action_at
+                .as_ref()
+                .map(|at| at.0)
+                .filter(|_| said.as_ref().map_or(status.failures.is_some(), |said| said.reason != Reason::ReauthorizationRequired)),
+            said,
             // What belongs to a user and was refused is presented again only when it has changed itself: services lock users out.
             is_news: (context.memory.is_woken(&subject.uid) && !was_refused_to_a_user(&status))
                 || spec_changed
@@ -330,7 +337,8 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
     let is_ahead = |at: &Timestamp| *at > now;
     let retry_at = status.next_action_at.as_ref().map(|at| at.0);
     let (expires_at, refresh_at) = times(context, status, uid);
-    let ends_unsaid = |at: &Timestamp| is_true(&status.conditions, "Ready") && *at <= now;
+    let says_that_it_lives = ["Ready", "SecretPublished"].iter().any(|type_| is_true(&status.conditions, type_));
+    let ends_unsaid = |at: &Timestamp| says_that_it_lives && *at <= now;
     if expires_at.as_ref().is_some_and(ends_unsaid) {
         return None;
     }
@@ -346,8 +354,10 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
         return Some(local(now, expires_at.filter(is_ahead)));
     }
     if status.failures.is_some() || retry_at.is_some() {
-        let is_tried = wanted.is_some() && status.tried_for.as_ref() == wanted;
-        let is_known_obstacle = status.failures.is_none() && context.schedules.has_passed(uid) && stands(status, wanted.is_some());
+        let says_an_obstacle = says_an_obstacle(status);
+        let is_tried = wanted.is_some() && status.tried_for.as_ref() == wanted && !(says_an_obstacle && status.failures.is_some());
+        let is_known_obstacle =
+            (status.failures.is_none() || says_an_obstacle) && context.schedules.has_passed(uid) && stands(status, wanted.is_some());
         let waits = (is_tried || is_known_obstacle) && retry_at.as_ref().is_some_and(is_ahead);
         // What a person has to mend is not tried again by itself.
         let is_over = is_tried && status.refresh_token.as_ref().is_some_and(|said| said.refused) && retry_at.is_none();
@@ -401,6 +411,18 @@ fn is_another(object: &AccessToken, tried_for: Option<&IssuedFor>, now: &IssuedF
         issued_for
     };
     tried_for.is_none_or(|tried_for| without_seed(tried_for) != without_seed(now))
+}
+
+/// What was said of the last attempt, if it failed.
+fn said_of_failure(status: &AccessTokenStatus) -> Option<Problem> {
+    let fresh = condition(&status.conditions, "Fresh").filter(|fresh| status.failures.is_some() && fresh.status == "False")?;
+    Some(Problem::new(Reason::named(&fresh.reason)?, rules::said_of_failure(&fresh.message)))
+}
+
+/// Whether `Ready` tells of something else than the last attempt.
+fn says_an_obstacle(status: &AccessTokenStatus) -> bool {
+    let said = |type_: &str| condition(&status.conditions, type_).map(|condition| condition.reason.as_str());
+    !is_true(&status.conditions, "Ready") && said("Ready") != said("Fresh")
 }
 
 fn was_refused_to_a_user(status: &AccessTokenStatus) -> bool {

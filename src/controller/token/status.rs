@@ -9,8 +9,7 @@ use kube::ResourceExt;
 use super::super::{
     cluster::{Abort, Announcement},
     report::{
-        Conditions, announcement, announcement_of_change, condition, is_part_of_a_beginning, is_true, kept_time, whole_seconds,
-        whole_seconds_from,
+        Conditions, announcement, announcement_of_change, condition, is_part_of_a_beginning, kept_time, whole_seconds, whole_seconds_from,
     },
 };
 use super::{
@@ -97,19 +96,11 @@ impl Pass {
             status.issued_for = asked_for.clone().or(former.issued_for.clone());
         }
         status.refresh_token = self.refresh_token_status(former);
-        let is_waiting = self.is_waiting(former, now);
         status.tried_for = match (verdict.failed, verdict.stands && !self.world.is_news) {
             (true, _) => asked_for,
             (false, true) => asked_for.or(former.tried_for.clone()),
-            (false, false) => former.tried_for.clone().filter(|_| verdict.stands || is_waiting),
+            (false, false) => former.tried_for.clone().filter(|_| verdict.stands),
         };
-        if is_waiting {
-            // Nothing was tried: what was said of the last attempt still stands, but for a token that has ended meanwhile.
-            status.failures = former.failures;
-            status.next_action_at = former.next_action_at.clone();
-            status.conditions = self.conditions_while_waiting(former, generation, now);
-            return (status, kept);
-        }
         if verdict.stands {
             status.failures = former.failures;
         }
@@ -169,29 +160,6 @@ impl Pass {
 
     fn asked(&self) -> bool {
         self.world.issued.is_some()
-    }
-
-    /// Whether the pass found that a failure has to wait, and did nothing.
-    fn is_waiting(&self, former: &AccessTokenStatus, now: Timestamp) -> bool {
-        former.failures.is_some()
-            && !self.asked()
-            && self.world.obstacle().is_none()
-            && former.next_action_at.as_ref().is_some_and(|at| at.0 > now)
-            && self.world.need(now) != crate::plan::token::Need::None
-    }
-
-    fn conditions_while_waiting(&self, former: &AccessTokenStatus, generation: i64, now: Timestamp) -> Vec<Condition> {
-        let has_ended = self.world.published.as_ref().is_some_and(|published| published.expires_at <= now);
-        let Some(fresh) = condition(&former.conditions, "Fresh").filter(|_| has_ended && is_true(&former.conditions, "Ready")) else {
-            return former.conditions.clone();
-        };
-        let problem = Problem::new(Reason::TokenExpired, format!("the token in the Secret has ended; {}", fresh.message));
-        let reason = Reason::named(&fresh.reason).unwrap_or(Reason::TokenExpired);
-        Conditions::new(&former.conditions, generation, now)
-            .ready(Some(&problem))
-            .state("SecretPublished", &State::No(problem.clone()))
-            .state("Fresh", &State::No(Problem::new(reason, fresh.message.clone())))
-            .finish()
     }
 
     fn is_left_damaged(&self) -> bool {

@@ -26,6 +26,8 @@ use crate::{
 
 /// After `invalid_grant` of a user's grant the same is not presented again for this long: services lock users.
 const USER_GRANT_REFUSED: Duration = Duration::from_secs(30 * 60);
+/// How a failure begins to be told while the published token lives.
+const VALID_UNTIL: &str = "the token in the Secret is valid until ";
 /// A reply that ends at most this much later is no better than what is published: whole seconds, and the time that a reply takes.
 const NO_LATER: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 
@@ -117,6 +119,8 @@ pub struct World {
     pub published: Option<Published>,
     /// After a failure: when the next attempt is due.
     pub retry_at: Option<Timestamp>,
+    /// After a failure: what was said of it.
+    pub said: Option<Problem>,
     /// Whether something that matters has changed since that was decided.
     pub is_news: bool,
     /// Whether the grant presents something of a user's.
@@ -140,7 +144,7 @@ pub struct Verdict {
     pub fresh: State,
     /// Whether the attempt of this pass failed.
     pub failed: bool,
-    /// Whether an earlier failure keeps the refresh token from being used, so that nothing was tried.
+    /// Whether an earlier failure still counts, so that nothing was tried.
     pub stands: bool,
     /// When to try again after a failure, or to look again while something is in the way; `None`: the schedule decides.
     pub retry_at: Option<Timestamp>,
@@ -179,6 +183,7 @@ impl World {
             contested_until: None,
             published: None,
             retry_at: None,
+            said: None,
             is_news: false,
             is_of_a_user: false,
             refresh_token: None,
@@ -219,10 +224,13 @@ impl World {
         self.refresh_token.as_ref().map_or(Use::Now, |token| token.may_be_used(end, self.is_news, now))
     }
 
-    /// What was met in an earlier pass and keeps the refresh token from being used in this one.
+    /// What was met in an earlier pass, and keeps a token from being asked for in this one.
     fn standing(&self, now: Timestamp) -> Option<(Problem, Option<Timestamp>)> {
         if self.issued.is_some() || self.need(now) == Need::None {
             return None;
+        }
+        if let (Some(said), Some(at), false) = (&self.said, self.retry_at.filter(|at| *at > now), self.is_news) {
+            return Some((said.clone(), Some(at)));
         }
         let allowed = self.use_of_the_refresh_token(now);
         let until = match allowed {
@@ -310,13 +318,15 @@ impl World {
                 }
                 _ => obstacle.clone(),
             };
+            // An obstacle that comes and goes is no reason to try what was refused sooner: its wait goes on meanwhile.
+            let said = self.said.as_ref().filter(|_| !is_suspended && self.retry_at.is_none_or(|at| at > now));
             return Verdict {
-                retry_at: self.again_with(&obstacle, failures, seed, now),
+                retry_at: said.and(self.retry_at).or_else(|| self.again_with(&obstacle, failures, seed, now)),
                 problem: Some(problem),
                 published,
-                fresh: State::Unknown(obstacle),
+                fresh: said.map_or(State::Unknown(obstacle), |said| State::No(beside(held, said, now))),
                 failed: false,
-                stands: false,
+                stands: said.is_some(),
             };
         }
         let rest = held.filter(|_| lives).and_then(|(expires_at, _)| Duration::try_from(expires_at.duration_since(now)).ok());
@@ -340,14 +350,8 @@ impl World {
             }
             _ => Some(said.clone()),
         };
-        let fresh = match held {
-            Some((expires_at, _)) if lives => {
-                Problem::new(said.reason, format!("the token in the Secret is valid until {}; {}", shown(expires_at), said.message))
-            }
-            _ => said,
-        };
         let failed = self.failure().is_some();
-        Verdict { problem, published, fresh: State::No(fresh), failed, stands: !failed, retry_at }
+        Verdict { problem, published, fresh: State::No(beside(held, &said, now)), failed, stands: !failed, retry_at }
     }
 
     /// When to try again after a failure of this pass; `None`: not before somebody has changed something.
@@ -379,6 +383,20 @@ impl World {
             _ => now.checked_add(wait::spread(wait::WAITING, seed, failures, -0.2, 0.2)).ok(),
         }
     }
+}
+
+/// A failure to replace the token that the Secret holds, with the time until which that does no harm.
+fn beside(held: Option<(Timestamp, bool)>, said: &Problem, now: Timestamp) -> Problem {
+    match held.filter(|(expires_at, _)| *expires_at > now) {
+        Some((expires_at, _)) => Problem::new(said.reason, format!("{VALID_UNTIL}{}; {}", shown(expires_at), said.message)),
+        None => said.clone(),
+    }
+}
+
+/// What was said of a failure, from what a status says: without the time until which it did no harm.
+#[must_use]
+pub fn said_of_failure(message: &str) -> &str {
+    message.strip_prefix(VALID_UNTIL).and_then(|rest| rest.split_once("; ")).map_or(message, |(_, said)| said)
 }
 
 fn expired(at: Timestamp) -> Problem {

@@ -152,6 +152,38 @@ fn a_failure_leaves_the_token_says_until_when_it_lives_and_is_tried_again_in_tim
     assert!(problem.message.contains("ended at 1970-01-01T01:00:00Z"), "{}", problem.message);
 }
 
+/// Promise 10: while a failure waits, and while an obstacle comes and goes, what was said of it stands, and so does its time.
+#[test]
+fn what_was_said_of_a_failure_stands_until_its_time_whatever_comes_and_goes() {
+    let said = Problem::new(Reason::InvalidGrant, "refused");
+    let waiting = |change: fn(&mut World)| {
+        let mut world = World { said: Some(said.clone()), retry_at: Some(at(3000)), ..world() };
+        change(&mut world);
+        world
+    };
+    let blocked = |world: &mut World| world.obstacle = Some(Problem::new(Reason::NamespaceNotAllowed, "not allowed"));
+    // Ready (`None`: true), reason of Fresh, when to look again (`None`: chosen anew), whether the failure still counts.
+    type Row = (World, i64, Option<Reason>, Reason, Option<i64>, bool);
+    let rows: [Row; 6] = [
+        (waiting(|_| {}), 1800, None, Reason::InvalidGrant, Some(3000), true),
+        (waiting(blocked), 1800, Some(Reason::NamespaceNotAllowed), Reason::InvalidGrant, Some(3000), true),
+        (waiting(blocked), 3000, Some(Reason::NamespaceNotAllowed), Reason::NamespaceNotAllowed, None, false),
+        (waiting(|world| world.suspended = true), 1800, Some(Reason::Suspended), Reason::Suspended, None, false),
+        (World { retry_at: Some(at(9000)), ..waiting(|_| {}) }, 4000, Some(Reason::InvalidGrant), Reason::InvalidGrant, Some(9000), true),
+        (World { retry_at: None, ..waiting(blocked) }, 1800, Some(Reason::NamespaceNotAllowed), Reason::InvalidGrant, None, true),
+    ];
+    for (row, (world, now, ready, fresh, again, stands)) in rows.into_iter().enumerate() {
+        let verdict = world.verdict(2, "uid", at(now));
+        assert_eq!(verdict.problem.map(|problem| problem.reason), ready, "{row}");
+        let (State::No(problem) | State::Unknown(problem)) = verdict.fresh else { panic!("{row}: {:?}", verdict.fresh) };
+        assert_eq!((problem.reason, verdict.stands, verdict.failed), (fresh, stands, false), "{row}");
+        if problem.reason == Reason::InvalidGrant {
+            assert_eq!(said_of_failure(&problem.message), "refused", "{row}");
+        }
+        assert!(again.is_none_or(|again| verdict.retry_at == Some(at(again))), "{row}: {:?}", verdict.retry_at);
+    }
+}
+
 #[test]
 fn a_token_for_a_former_spec_is_not_ready_although_it_lives() {
     let world = World {
