@@ -48,7 +48,8 @@ fn start(command: Command) -> Result<(), AnyError> {
             // One TLS provider for the whole process: two would make the first client panic.
             drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
             log(&options)?;
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(operate(*options))
+            // One thread does it all: the program waits for others, and threads that hand work to each other cost it more than they give.
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(operate(*options))
         }
     }
 }
