@@ -74,7 +74,7 @@ pub struct Claim {
     pub secret: Name,
     /// The Secret in which the operator keeps what it needs for it.
     pub state: Option<Name>,
-    /// The Secret whose refresh token it uses up, and whether it has begun to.
+    /// The refresh token that it uses up, by Secret and key, and whether it has begun to.
     pub spends: Option<(Name, bool)>,
     /// The provider it names.
     pub provider: Option<ProviderKey>,
@@ -160,11 +160,11 @@ impl Claims {
         if **first == *uid { None } else { state.claimant(Uid::of(first)) }
     }
 
-    /// Who comes before `uid` in using up the refresh token of a Secret: who has begun to, then the oldest, then the smallest UID.
+    /// Who comes before `uid` in using up the refresh token under a key of a Secret: who has begun to, then the oldest, then the smallest UID.
     #[must_use]
-    pub fn rival_for_refresh_token(&self, secret: &Name, uid: &str) -> Option<Claimant> {
+    pub fn rival_for_refresh_token(&self, key: &Name, uid: &str) -> Option<Claimant> {
         let state = self.0.lock();
-        let (_, _, first) = state.by_spent.get(secret)?.first()?;
+        let (_, _, first) = state.by_spent.get(key)?.first()?;
         if **first == *uid { None } else { state.claimant(Uid::of(first)) }
     }
 

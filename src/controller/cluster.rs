@@ -130,7 +130,15 @@ impl Subject {
         document
     }
 
-    fn saw<K: Resource>(&mut self, object: &K) {
+    /// Whether it is this object, with the same spec.
+    #[must_use]
+    pub fn is<K: Resource>(&self, object: &K) -> bool {
+        let meta = object.meta();
+        meta.uid.as_deref() == Some(&self.uid) && meta.generation == Some(self.generation) && meta.deletion_timestamp.is_none()
+    }
+
+    /// It is like this now: what is written next is written over this version.
+    pub fn saw<K: Resource>(&mut self, object: &K) {
         self.resource_version = object.resource_version().unwrap_or_default();
     }
 

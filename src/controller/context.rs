@@ -27,6 +27,7 @@ use super::{
     name::Name,
     objects::Objects,
     token::{self, RefreshTokens, Schedules},
+    turns::Turns,
     uid::Uid,
     versions::Versions,
 };
@@ -83,6 +84,8 @@ pub struct Context {
     pub refresh_tokens: RefreshTokens,
     /// Labels of namespaces; `None` where they may not be read.
     pub namespaces: Option<Store<PartialObjectMeta<Namespace>>>,
+    /// Turns of passes that ask no service: a thousand of them at once would take the memory and the connections of all others.
+    pub local_turns: Arc<Turns>,
     /// Whether this process leads.
     pub leadership: Arc<Leadership>,
     /// What is counted.

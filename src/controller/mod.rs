@@ -95,6 +95,8 @@ pub enum Found<Known> {
         known: Known,
         /// Whose turn a pass needs, and how urgently.
         turn: Option<(Arc<Turns>, Urgency)>,
+        /// While it waits for its turn: when there is something to be said of it.
+        meanwhile: Option<Timestamp>,
     },
 }
 
@@ -127,7 +129,9 @@ impl<K: Kind> Work for Passes<K> {
         let wakes = self.context.memory.wakes(uid);
         match K::look(&self.context, &object, Timestamp::now()) {
             Found::Nothing(again) => Look::Rest(wait_until(again)),
-            Found::Work { known, turn } => Look::Pass { ready: Ready { object, known, wakes }, turn },
+            Found::Work { known, turn, meanwhile } => {
+                Look::Pass { ready: Ready { object, known, wakes }, turn, meanwhile: wait_until(meanwhile) }
+            }
         }
     }
 
@@ -176,7 +180,10 @@ fn after_abort<K: Kind>(object: &K::Object, abort: &Abort, context: &Context) ->
     let uid = object.meta().uid.as_deref().unwrap_or_default();
     match abort {
         // The watch brings the newer picture, mostly before this is over.
-        Abort::Stale => Some(Duration::from_millis(250)),
+        Abort::Stale => {
+            let again = context.memory.cluster_failed(uid).saturating_sub(1);
+            Some(Duration::from_millis(250).saturating_mul(1 << again.min(5)))
+        }
         Abort::Gone | Abort::LostLease => None,
         Abort::Cluster { .. } => {
             let failures = context.memory.cluster_failed(uid);

@@ -117,7 +117,11 @@ impl<P: ProviderObject> Kind for Providers<P> {
             && waits
             && !context.memory.is_woken(&specification.uid)
             && !wants_probe(object, connection.as_ref().ok().map(Arc::as_ref));
-        if is_settled { Found::Nothing(status.next_action_at.map(|at| at.0)) } else { Found::Work { known: (), turn: None } }
+        if is_settled {
+            Found::Nothing(status.next_action_at.map(|at| at.0))
+        } else {
+            Found::Work { known: (), turn: None, meanwhile: None }
+        }
     }
 
     async fn gather(context: &Arc<Context>, object: Arc<P>, (): ()) -> Result<Pass<P>, Abort> {

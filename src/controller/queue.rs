@@ -29,6 +29,8 @@ pub enum Look<R> {
         ready: R,
         /// Whose turn it needs, and how urgently.
         turn: Option<(Arc<Turns>, Urgency)>,
+        /// While it waits for its turn: after what time it is looked at again.
+        meanwhile: Option<Duration>,
     },
 }
 
@@ -76,7 +78,7 @@ struct Queue<W> {
 
 enum State {
     Resting(delay_queue::Key),
-    Waiting(Box<Ticket>),
+    Waiting(Box<Ticket>, Option<delay_queue::Key>),
     Passing { is_asked_for: bool },
 }
 
@@ -88,7 +90,10 @@ impl<W: Work> Queue<W> {
                 self.objects.insert(name, State::Passing { is_asked_for: true });
                 return;
             }
-            Some(State::Waiting(ticket)) => Some(ticket),
+            Some(State::Waiting(ticket, timer)) => {
+                timer.map(|timer| self.timers.try_remove(&timer));
+                Some(ticket)
+            }
             Some(State::Resting(timer)) => {
                 self.timers.try_remove(&timer);
                 None
@@ -97,15 +102,16 @@ impl<W: Work> Queue<W> {
         };
         match self.work.look(&name) {
             Look::Rest(wait) => self.rest(name, wait),
-            Look::Pass { ready, turn: None } => self.begin(name, ready, None),
-            Look::Pass { ready, turn: Some((turns, urgency)) } => {
+            Look::Pass { ready, turn: None, .. } => self.begin(name, ready, None),
+            Look::Pass { ready, turn: Some((turns, urgency)), meanwhile } => {
                 let turn = turn.filter(|turn| turn.is_of(&turns)).or_else(|| turns.take());
                 if turn.is_some() {
                     self.begin(name, ready, turn);
                 } else {
                     let ticket = ticket.filter(|ticket| ticket.suits(&turns, urgency));
                     let ticket = ticket.unwrap_or_else(|| self.stand_in_line(&name, &turns, urgency));
-                    self.objects.insert(name, State::Waiting(ticket));
+                    let timer = meanwhile.map(|wait| self.timers.insert(name.clone(), wait));
+                    self.objects.insert(name, State::Waiting(ticket, timer));
                 }
             }
         }
@@ -119,7 +125,7 @@ impl<W: Work> Queue<W> {
 
     /// A turn has come. Whoever needs none any more passes it on.
     fn serve(&mut self, name: Name, turn: Turn) {
-        if matches!(self.objects.get(&name), Some(State::Waiting(_))) {
+        if matches!(self.objects.get(&name), Some(State::Waiting(..))) {
             self.attend(name, Some(turn));
         }
     }
@@ -127,7 +133,10 @@ impl<W: Work> Queue<W> {
     /// The time of an object has come.
     fn awaken(&mut self, name: Name) {
         // Its timer is no more.
-        self.objects.remove(&name);
+        match self.objects.get_mut(&name) {
+            Some(State::Waiting(_, timer)) => *timer = None,
+            _ => drop(self.objects.remove(&name)),
+        }
         self.attend(name, None);
     }
 
@@ -180,13 +189,21 @@ mod tests {
         turns: Option<Arc<Turns>>,
         urgency: Urgency,
         again: Option<Duration>,
+        meanwhile: Option<Duration>,
         /// A pass ends when it finds one here.
         end: Arc<Semaphore>,
     }
 
     impl Need {
         fn new(turns: Option<&Arc<Turns>>) -> Self {
-            Self { rest: None, turns: turns.cloned(), urgency: Urgency::Wanted, again: None, end: Arc::new(Semaphore::new(0)) }
+            Self {
+                rest: None,
+                turns: turns.cloned(),
+                urgency: Urgency::Wanted,
+                again: None,
+                meanwhile: None,
+                end: Arc::new(Semaphore::new(0)),
+            }
         }
     }
 
@@ -203,6 +220,7 @@ mod tests {
                 None => Look::Pass {
                     ready: (name.name().to_owned(), need.clone()),
                     turn: need.turns.clone().map(|turns| (turns, need.urgency)),
+                    meanwhile: need.meanwhile,
                 },
             }
         }
@@ -360,6 +378,28 @@ mod tests {
         end.add_permits(1);
         settle().await;
         assert!(alone.upgrade().is_none(), "and nobody keeps them any longer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_looked_at_when_there_is_something_to_be_said_of_it_and_keeps_its_place() {
+        let harness = Harness::new();
+        let turns = Turns::new(1);
+        let held = turns.take().expect("free");
+        let waits = || Need { meanwhile: Some(Duration::from_secs(5)), ..Need::new(Some(&turns)) };
+        let ends: Vec<_> = ["speaks", "first", "second"].map(|name| harness.need(name, waits())).into();
+        for name in ["speaks", "first", "second"] {
+            harness.ask(name).await;
+        }
+        // What is to be said needs no turn of that line.
+        harness.need("speaks", Need { again: None, ..Need::new(None) }).add_permits(1);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(harness.begun().is_empty());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(harness.begun(), ["speaks"]);
+        ends[1].add_permits(1);
+        drop(held);
+        settle().await;
+        assert_eq!(harness.begun(), ["speaks", "first", "second"]);
     }
 
     #[tokio::test(start_paused = true)]

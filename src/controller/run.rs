@@ -32,6 +32,7 @@ use super::{
     queue,
     reactions::{on_application, on_namespace, on_provider, on_secrets, on_token, on_unreadable, wake_namers},
     token::{self, AccessTokens, RefreshTokens, Schedules},
+    turns::Turns,
     versions::{Versions, View},
     watch::{METADATA_PAGE, feed, follow},
 };
@@ -43,6 +44,8 @@ use crate::{
 
 /// Requests to the API server that are not answered by then have failed; watches have their own rules.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// So many passes that ask no service run at once.
+const LOCAL_PASSES: u32 = 32;
 /// After SIGTERM, passes that run may take this long to finish. Longer than any registration.
 const GRACE: Duration = Duration::from_secs(40);
 
@@ -205,6 +208,7 @@ async fn work(
         schedules: Schedules::default(),
         flaws: Flaws::default(),
         refresh_tokens: RefreshTokens::default(),
+        local_turns: Turns::new(LOCAL_PASSES),
         settings,
         secrets: Versions::default(),
         config_maps: Versions::default(),

@@ -35,6 +35,12 @@ impl Turns {
         Some(Turn { of: self.clone() })
     }
 
+    /// Whether somebody who comes now has to wait.
+    #[must_use]
+    pub fn are_taken(&self) -> bool {
+        self.0.lock().free == 0
+    }
+
     /// Takes a place in the line. `call` is called with the turn, on whatever thread gives it.
     #[must_use]
     pub fn wait(self: &Arc<Self>, namespace: &str, urgency: Urgency, call: impl FnOnce(Turn) + Send + 'static) -> Ticket {

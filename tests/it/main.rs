@@ -4,6 +4,7 @@ mod adoption;
 mod canary;
 mod chart;
 mod clocks;
+mod conflicts;
 mod counts;
 mod crash;
 mod deletion;

@@ -158,10 +158,18 @@ async fn another_first_refresh_token_begins_anew_and_the_same_one_touched_costs_
     // Of two objects with one refresh token the older has it.
     let mut other = spec("ann");
     other["secret"] = json!({ "name": "other-secret" });
-    stage.token("other", other).await;
+    stage.token("other", other.clone()).await;
     let refused = stage.token_reason("other", "RefreshTokenShared").await;
     assert!(token_message(&refused, "Ready").is_some_and(|said| said.contains("/ann uses the refresh token")));
     assert!(stage.secret_values("other-secret").await.is_none());
+    // Another key of that Secret holds another sign-in's.
+    let third = seed_of("third");
+    sign_in(&stage, "third", &third).await;
+    stage.secret("ann-seed", &[("refresh_token", &seed_of("ann-again")), ("third", &third)]).await;
+    other["grant"]["refreshToken"]["secretRef"]["key"] = json!("third");
+    stage.token("other", other).await;
+    stage.token_ready("other").await;
+    assert_eq!((reuses(&stage, "ann").await, reuses(&stage, "third").await), (0, 0));
     // The name of the operator's own Secret is taken like any other.
     stage.secret("taken-state", &[("mine", "cafec0de-mine")]).await;
     sign_in(&stage, "taken", &seed_of("taken")).await;
@@ -372,6 +380,31 @@ async fn a_successor_that_cannot_be_stored_is_kept_and_costs_no_call_more() {
         stage.token_ready("ann").await;
         assert_eq!(stage.calls("oidc.token").await, calls + 1 + round as u64, "{effect:?}");
     }
+    assert_eq!(reuses(&stage, "ann").await, 0);
+}
+
+/// Promise 2: a process that has to end, and an API server that fails just then, cost no sign-in: what came is stored before the process is gone.
+#[tokio::test]
+async fn a_process_that_ends_while_the_api_server_fails_stores_what_came_first() {
+    let stage = with_server("hiccup", 3600).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    let (interceptor, operator) = behind(&stage).await;
+    stage.token("ann", spec("ann")).await;
+    stage.token_ready("ann").await;
+    let late = Action::Delay { when: When::AfterCommit, milliseconds: 1500 };
+    let fault = stage.control.inject(&Rule::next("oidc.token", late)).await.expect("accepted");
+    let is_state = |seen: &Seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state";
+    let rule = interceptor.intercept(is_state, 1, 1, Effect::Answer(500));
+    refresh(&stage, "ann", "please").await;
+    stage.control.wait_for_fault(fault.id).await.expect("under way");
+    assert!(operator.stop().await.success(), "it ends by itself");
+    assert_eq!(interceptor.hits(rule).len(), 1, "the write failed once");
+    let (before, calls) = (token(&stage, "ann").await, stage.calls("oidc.token").await);
+    let _operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
+    stage.token_ready("ann").await;
+    refresh(&stage, "ann", "again").await;
+    eventually("the sign-in goes on", async || token(&stage, "ann").await != before).await;
+    assert!(stage.calls("oidc.token").await > calls);
     assert_eq!(reuses(&stage, "ann").await, 0);
 }
 

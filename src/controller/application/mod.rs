@@ -80,8 +80,9 @@ impl Kind for Applications {
         if is_settled {
             return Found::Nothing(survey.next_look(context, object, now));
         }
-        let connection = context.directory.connection(&survey.provider).ok();
-        Found::Work { turn: connection.map(|connection| (connection.admission.clone(), urgency(object))), known: survey }
+        let connection = connection_for(context, object, &survey);
+        let turns = connection.map_or_else(|| context.local_turns.clone(), |connection| connection.admission.clone());
+        Found::Work { turn: Some((turns, urgency(object))), known: survey, meanwhile: None }
     }
 
     async fn gather(context: &Arc<Context>, object: Arc<AppIdApplication>, mut survey: Survey) -> Result<Pass, Abort> {

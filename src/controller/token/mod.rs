@@ -24,7 +24,7 @@ pub use self::{
 use self::{
     refresh_token::Held,
     source::{Outline, Source, digest},
-    spec::{policy_of, secret_key, spends, state_key},
+    spec::{policy_of, secret_key, spends, spent_key, state_key},
 };
 use super::{
     Context, Found, Kind,
@@ -53,6 +53,9 @@ const LIFETIME_UNKNOWN: std::time::Duration = std::time::Duration::from_secs(600
 
 /// What comes so long after its time comes when the service or the budget let it come, like everything else then.
 const LONG_OVERDUE: SignedDuration = SignedDuration::from_secs(60);
+
+const WAITS_FOR_ITS_TURN: &str =
+    "the token in the Secret has ended, and others are replaced before it: it is replaced when its turn comes (budget of the provider)";
 
 /// What is known of the source of a token, or what is in the way.
 type Outlined = Result<Outline, Problem>;
@@ -94,8 +97,21 @@ impl Kind for AccessTokens {
         match settled(context, object, &outline) {
             Some(again) => Found::Nothing(again),
             None => {
-                let turn = outline.as_ref().ok().map(|outline| (outline.connection.admission.clone(), urgency(context, object)));
-                Found::Work { known: outline, turn }
+                let (now, urgency) = (context.clock.now(), urgency(context, object));
+                let end = object.status.as_ref().and_then(|status| times(context, status, uid_of(object)).0);
+                let has_ended = object.status.as_ref().is_some_and(|status| ends_unsaid(context, status, uid_of(object), now));
+                let (known, turns) = match outline {
+                    // What waits in a line cannot say that it has ended.
+                    Ok(outline) if has_ended && outline.connection.admission.are_taken() => {
+                        (Err(Problem::new(Reason::TokenExpired, WAITS_FOR_ITS_TURN)), context.local_turns.clone())
+                    }
+                    Ok(outline) => {
+                        let turns = outline.connection.admission.clone();
+                        (Ok(outline), turns)
+                    }
+                    Err(problem) => (Err(problem), context.local_turns.clone()),
+                };
+                Found::Work { known, turn: Some((turns, urgency)), meanwhile: local(now, end.filter(|end| *end > now)) }
             }
         }
     }
@@ -316,8 +332,8 @@ fn secret_rival(context: &Context, object: &AccessToken, uid: &str, owns_secret:
 
 /// A refresh token that two use is taken back by the service: the older object has it.
 fn refresh_token_rival(context: &Context, object: &AccessToken, uid: &str) -> Option<Problem> {
-    let secret = spends(object)?;
-    let rival = context.claims.rival_for_refresh_token(&secret, uid)?;
+    let (secret, key) = (spends(object)?, spent_key(object)?);
+    let rival = context.claims.rival_for_refresh_token(&key, uid)?;
     let what_to_do = "services take back what is used twice: give each its own";
     let message = format!("{rival} uses the refresh token of the Secret {} already, and {what_to_do}", secret.name());
     Some(Problem::new(Reason::RefreshTokenShared, message))
@@ -337,9 +353,7 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
     let is_ahead = |at: &Timestamp| *at > now;
     let retry_at = status.next_action_at.as_ref().map(|at| at.0);
     let (expires_at, refresh_at) = times(context, status, uid);
-    let says_that_it_lives = ["Ready", "SecretPublished"].iter().any(|type_| is_true(&status.conditions, type_));
-    let ends_unsaid = |at: &Timestamp| says_that_it_lives && *at <= now;
-    if expires_at.as_ref().is_some_and(ends_unsaid) {
+    if ends_unsaid(context, status, uid, now) {
         return None;
     }
     let wanted = match outline {
@@ -366,6 +380,16 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
     let is_current = wanted.is_some() && status.issued_for.as_ref() == wanted;
     let is_fresh = is_current && refresh_at.as_ref().is_some_and(is_ahead);
     is_fresh.then(|| local(now, earliest([refresh_at, expires_at])))
+}
+
+/// Whether the published token has ended, and status does not say so yet.
+fn ends_unsaid(context: &Context, status: &AccessTokenStatus, uid: &str, now: Timestamp) -> bool {
+    let says_that_it_lives = ["Ready", "SecretPublished"].iter().any(|type_| is_true(&status.conditions, type_));
+    says_that_it_lives && times(context, status, uid).0.is_some_and(|at| at <= now)
+}
+
+fn uid_of(object: &AccessToken) -> &str {
+    object.metadata.uid.as_deref().unwrap_or_default()
 }
 
 /// Whether the object is still there and not being deleted. A Secret that is gone may have been collected for just that reason, and its

@@ -3,7 +3,10 @@
 //! The order is what keeps a sign-in alive: that a refresh token is used is recorded before it is sent, and what comes in its place is stored
 //! before anything else happens. Both writes are conditional, so that of two processes one loses before it has sent anything.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use kube::core::PartialObjectMeta;
@@ -19,12 +22,14 @@ use crate::{
         published::{self, Whose},
     },
     model::{ExposeSecret, Failure, Grant, IssuedToken, Life, SecretText, TokenRequest},
-    plan::{Problem, token::RefreshToken},
+    plan::{Problem, token::RefreshToken, wait},
     reasons::Reason,
 };
 
 /// A successor that meets another version of the Secret is stored over it so often, as long as that still holds its predecessor.
 const STORED_AGAIN: usize = 5;
+/// An API server that fails is asked for so long whether it stores a successor. Shorter than the time that a process has to end.
+const STORED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the Secret says.
 #[derive(Clone, Debug)]
@@ -233,7 +238,7 @@ impl Pass {
         let uses = self.world.refresh_token.as_ref().map_or(0, |token| token.uses) + 1;
         let held = self.held()?.clone();
         let state = held.state.used(uses, now);
-        let written = self.write(&state, held.version.as_ref()).await?;
+        let written = self.write_state(&state, held.version.as_ref()).await?;
         if written.is_ok() {
             self.world.refresh_token =
                 Some(RefreshToken { unanswered_since: Some(now), uses, is_recorded: true, ..RefreshToken::default() });
@@ -261,36 +266,51 @@ impl Pass {
         Ok(())
     }
 
+    /// An API server that fails meanwhile is asked again: with what came the sign-in would be lost.
     async fn store(&mut self, issued: &IssuedToken) -> Result<Result<(), Failure>, Abort> {
         let spent = secret::digest(&self.held()?.state.token);
-        for _ in 0..STORED_AGAIN {
+        let (begun, mut conflicts, mut failures) = (Instant::now(), 0, 0);
+        loop {
             let held = self.held()?.clone();
-            let state = held.state.followed_by(issued.refresh_token.clone());
-            match self.write(&state, held.version.as_ref()).await {
-                Err(Abort::Stale) => {
-                    // Another process, or somebody's label: what counts is that no newer token would be lost.
-                    self.refresh_token = match self.current().await? {
-                        Some(current) if secret::digest(&current.state.token) == spent && current.state.seed == held.state.seed => {
-                            Some(current)
-                        }
-                        Some(_) => {
-                            self.context.refresh_tokens.successors.lock().remove(&self.subject.uid);
-                            return Err(Abort::Stale);
-                        }
-                        // It was deleted meanwhile, and is made anew.
-                        None => Some(Held { version: None, ..held }),
-                    };
+            let written = match self.write_state(&held.state.followed_by(issued.refresh_token.clone()), held.version.as_ref()).await {
+                Err(Abort::Stale) if conflicts < STORED_AGAIN => {
+                    conflicts += 1;
+                    self.is_stored_meanwhile(issued, &spent, held).await.map(|is_stored| is_stored.then_some(Ok(())))
                 }
-                written => {
-                    if matches!(written, Ok(Ok(()))) {
+                written => written.map(Some),
+            };
+            match written {
+                Ok(None) => {}
+                Ok(Some(written)) => {
+                    if written.is_ok() {
                         self.context.refresh_tokens.successors.lock().remove(&self.subject.uid);
                     }
-                    return written;
+                    return Ok(written);
                 }
+                Err(Abort::Cluster { doing, source }) if begun.elapsed() < STORED_WITHIN => {
+                    failures += 1;
+                    tracing::warn!(object = %self.subject.path(), error = %source, "{doing} failed; it is tried again");
+                    tokio::time::sleep(wait::after_transient(failures, &self.subject.uid)).await;
+                }
+                // It stays in memory, and is stored by the next pass.
+                Err(abort) => return Err(abort),
             }
         }
-        // It stays in memory, and is stored by the next pass.
-        Err(Abort::Stale)
+    }
+
+    /// The Secret has changed: by this write, of which the answer was lost, by another process, or by somebody's label. What counts is that
+    /// no newer token would be lost.
+    async fn is_stored_meanwhile(&mut self, issued: &IssuedToken, spent: &[u8; 32], held: Held) -> Result<bool, Abort> {
+        let current = self.current().await?;
+        let found = current.as_ref().filter(|now| now.state.seed == held.state.seed).map(|now| secret::digest(&now.state.token));
+        let is_stored = found.is_some() && found == issued.refresh_token.as_ref().map(secret::digest);
+        if current.is_some() && !is_stored && found != Some(*spent) {
+            self.context.refresh_tokens.successors.lock().remove(&self.subject.uid);
+            return Err(Abort::Stale);
+        }
+        // One that was deleted meanwhile is made anew.
+        self.refresh_token = Some(current.unwrap_or(Held { version: None, ..held }));
+        Ok(is_stored)
     }
 
     /// What the Secret says now.
@@ -303,7 +323,7 @@ impl Pass {
         Ok(self.seed().and_then(|seed| State::read(&data, seed)).map(|state| Held { state, version: Some(version) }))
     }
 
-    async fn write(&mut self, state: &State, known: Option<&ObjectVersion>) -> Result<Result<(), Failure>, Abort> {
+    async fn write_state(&mut self, state: &State, known: Option<&ObjectVersion>) -> Result<Result<(), Failure>, Abort> {
         let source = self.source.as_ref().ok_or(Abort::Stale)?;
         let annotations =
             published::annotations(&self.context, &self.subject, &BTreeMap::new(), source.tenant(), mark::STATE_SHAPE.to_owned());

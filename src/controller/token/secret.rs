@@ -14,6 +14,7 @@ use super::super::{
 use super::{
     KIND, Pass,
     spec::{secret_key, shape_mark, shape_of},
+    status::AGAIN,
 };
 use crate::{
     api::{AccessToken, AccessTokenStatus, ObjectVersion, mark},
@@ -52,6 +53,12 @@ pub(super) async fn look(
     if stored.is_some() && is_contested {
         return Ok(Look { view: SecretView::Ours { is_intact: false }, version: stored, is_damaged: true });
     }
+    look_closely(context, object, subject, status).await
+}
+
+/// Looks at what the API server has now.
+async fn look_closely(context: &Context, object: &AccessToken, subject: &Subject, status: &AccessTokenStatus) -> Result<Look, Abort> {
+    let (key, stored) = (secret_key(object), status.secret_version.as_ref());
     let Some(metadata) = cluster::secret_metadata(&context.client, key.namespace(), key.name()).await? else {
         return Ok(Look { view: SecretView::Absent, version: None, is_damaged: stored.is_some() });
     };
@@ -60,7 +67,7 @@ pub(super) async fn look(
     let shape = shape_of(object, status.lifetime_unknown != Some(true));
     let secret = &object.spec.secret;
     let expected = published::expected_fields(subject, layout::keys(&shape), &secret.labels, &secret.annotations, []);
-    let view = match published::whose(&metadata, context, subject, stored.as_ref(), &expected) {
+    let view = match published::whose(&metadata, context, subject, stored, &expected) {
         Whose::Ours { is_untouched, is_immutable } => {
             let says_the_same = metadata.annotations().get(mark::SHAPE) == Some(&shape_mark(object, &shape));
             if is_immutable { SecretView::Immutable } else { SecretView::Ours { is_intact: is_untouched && says_the_same } }
@@ -127,7 +134,7 @@ impl Pass {
         labels.insert(mark::KIND.to_owned(), KIND.to_owned());
         let content = SecretContent { data, labels, annotations, owned: true };
         let name = secret_key(&self.object).name().to_owned();
-        match self.subject.publish(&self.context.client, &name, self.secret_version.clone().as_ref(), &content).await? {
+        match self.write_secret(&name, &content).await? {
             Ok(version) => {
                 self.note_secret(version);
                 if self.secret_is_damaged {
@@ -142,6 +149,26 @@ impl Pass {
             }
             Err(failure) => Ok(Err(failure)),
         }
+    }
+}
+
+impl Pass {
+    /// Writes the Secret. What others keep in it may change meanwhile: that is no reason to ask the service once more.
+    async fn write_secret(&mut self, name: &str, content: &SecretContent) -> Result<Result<ObjectVersion, Failure>, Abort> {
+        for _ in 0..AGAIN {
+            match self.subject.publish(&self.context.client, name, self.secret_version.as_ref(), content).await {
+                Err(Abort::Stale) => {}
+                result => return result,
+            }
+            let status = self.object.status.clone().unwrap_or_default();
+            let now = look_closely(&self.context, &self.object, &self.subject, &status).await?;
+            // Whoever was stopped meanwhile has a successor, who may have published a newer token.
+            if now.view != (SecretView::Ours { is_intact: true }) || !self.context.leadership.holds() {
+                return Err(Abort::Stale);
+            }
+            self.secret_version = now.version;
+        }
+        Err(Abort::Stale)
     }
 }
 

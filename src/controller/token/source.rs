@@ -14,7 +14,7 @@ use super::super::{
     directory::{Connection, PRIVATE_KEY, Service, Usable, algorithm, assertion_lifetime, in_secret},
     name::Name,
 };
-use super::{spec::flaw, spec::named_secrets};
+use super::spec::{REFRESH_TOKEN, flaw, named_secrets};
 use crate::{
     api::{
         AccessToken, AppIdApplication, Assertion, ClientReference, GrantType, IssuedFor, ObjectVersion,
@@ -113,7 +113,11 @@ fn issued_for(
         provider_credentials: connection.credentials.clone().filter(|_| uses_own),
         credentials,
         audience,
-        request: object.annotations().get(mark::REFRESH).cloned(),
+        // A request that is taken back was carried out already, or is none.
+        request: object.annotations().get(mark::REFRESH).cloned().or_else(|| {
+            let issued_for = object.status.as_ref().and_then(|status| status.issued_for.as_ref());
+            issued_for.and_then(|issued_for| issued_for.request.clone())
+        }),
     })
 }
 
@@ -232,7 +236,7 @@ fn grant(object: &AccessToken, secrets: &Secrets) -> Result<Grant, Problem> {
     let spec = &object.spec.grant;
     if let (Some(GrantType::RefreshToken), Some(source)) = (spec.grant_type, &spec.refresh_token) {
         let reference = &source.secret_ref;
-        let token = secrets.text(&reference.name, reference.key.as_deref().unwrap_or("refresh_token"))?;
+        let token = secrets.text(&reference.name, reference.key.as_deref().unwrap_or(REFRESH_TOKEN))?;
         if token.expose_secret().is_empty() {
             return Err(Problem::new(Reason::CredentialsInvalid, format!("the refresh token in the Secret {} is empty", reference.name)));
         }

@@ -36,10 +36,7 @@ pub fn claim_of(object: &AccessToken) -> Claim {
         created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
         secret: secret_key(object),
         state: spends(object).map(|_| state_key(object)),
-        spends: spends(object).map(|secret| {
-            let has_begun = has_begun_to_spend(object, &secret);
-            (secret, has_begun)
-        }),
+        spends: spends(object).zip(spent_key(object)).map(|(secret, key)| (key, has_begun_to_spend(object, &secret))),
         provider: object.spec.provider_ref.as_ref().map(|reference| ProviderKey::referred(reference, &namespace)),
         refers_to: references(object),
         tenant: None,
@@ -67,10 +64,20 @@ pub fn watched_secrets(object: &AccessToken) -> Vec<Name> {
     named_secrets(object).into_iter().chain(spends(object).map(|_| state_key(object))).collect()
 }
 
+/// The key of a first refresh token, where the spec names none.
+pub(super) const REFRESH_TOKEN: &str = "refresh_token";
+
 /// The Secret whose refresh token is used up for this object.
 pub(super) fn spends(object: &AccessToken) -> Option<Name> {
     let source = object.spec.grant.refresh_token.as_ref()?;
     Some(Name::new(object.metadata.namespace.as_deref().unwrap_or_default(), &source.secret_ref.name))
+}
+
+/// The key in that Secret, under one name with it: a Secret may hold first tokens of several sign-ins.
+pub(super) fn spent_key(object: &AccessToken) -> Option<Name> {
+    let reference = &object.spec.grant.refresh_token.as_ref()?.secret_ref;
+    let key = reference.key.as_deref().unwrap_or(REFRESH_TOKEN);
+    Some(Name::new(object.metadata.namespace.as_deref().unwrap_or_default(), &format!("{}/{key}", reference.name)))
 }
 
 /// Whether the first token that was used is this Secret's: an object that was led to another Secret has begun nothing there.

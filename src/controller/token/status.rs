@@ -18,7 +18,7 @@ use super::{
     spec::{policy_of, secret_key},
 };
 use crate::{
-    api::{AccessTokenStatus, LocalReference, ObjectVersion},
+    api::{AccessTokenStatus, LocalReference, ObjectVersion, mark},
     plan::{
         Problem,
         application::State,
@@ -26,6 +26,9 @@ use crate::{
     },
     reasons::Reason,
 };
+
+/// A write that meets somebody else's is tried so often.
+pub(super) const AGAIN: usize = 3;
 
 impl Pass {
     pub(super) async fn finish(mut self) -> Result<Option<Timestamp>, Abort> {
@@ -37,8 +40,7 @@ impl Pass {
         self.announcements
             .extend(changes(&former.conditions, &status.conditions).filter(|change| !self.is_of_the_beginning(change, &former, now)));
         if status != former {
-            let api = self.api();
-            self.subject.write_status(&api, &status).await?;
+            self.write_status(&status).await?;
             self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
         }
         if let Some(kept) = kept {
@@ -55,6 +57,27 @@ impl Pass {
         let waits = retry_at.is_some() || self.object.spec.suspend || verdict.stands || verdict.failed;
         let due = if waits { retry_at } else { refresh_at };
         Ok(local(now, earliest([due, expires_at.filter(|at| *at > now)])))
+    }
+
+    /// Writes the status. A label or an annotation that somebody wrote meanwhile is no reason to ask the service once more.
+    async fn write_status(&mut self, status: &AccessTokenStatus) -> Result<(), Abort> {
+        let api = self.api();
+        for _ in 0..AGAIN {
+            match self.subject.write_status(&api, status).await {
+                Err(Abort::Stale) => {}
+                result => return result,
+            }
+            let now = api.get(&self.subject.name).await.map_err(Abort::of("reading the object again"))?;
+            let is_the_same = self.subject.is(&now)
+                && now.status == self.object.status
+                && now.annotations().get(mark::REFRESH) == self.object.annotations().get(mark::REFRESH);
+            // Whoever was stopped meanwhile has a successor, who may have written the same status.
+            if !is_the_same || !self.context.leadership.holds() {
+                return Err(Abort::Stale);
+            }
+            self.subject.saw(&now);
+        }
+        Err(Abort::Stale)
     }
 
     fn status(&self, verdict: &Verdict, former: &AccessTokenStatus, failures: u32, now: Timestamp) -> (AccessTokenStatus, Option<Kept>) {

@@ -319,9 +319,12 @@ impl World {
                 _ => obstacle.clone(),
             };
             // An obstacle that comes and goes is no reason to try what was refused sooner: its wait goes on meanwhile.
-            let said = self.said.as_ref().filter(|_| !is_suspended && self.retry_at.is_none_or(|at| at > now));
+            let waits_for_its_turn = obstacle.reason == Reason::TokenExpired;
+            let goes_on = waits_for_its_turn || self.retry_at.is_none_or(|at| at > now);
+            let said = self.said.as_ref().filter(|_| !is_suspended && goes_on);
+            let retry_at = said.and(self.retry_at).filter(|at| *at > now);
             return Verdict {
-                retry_at: said.and(self.retry_at).or_else(|| self.again_with(&obstacle, failures, seed, now)),
+                retry_at: retry_at.or_else(|| self.again_with(&obstacle, failures, seed, now)),
                 problem: Some(problem),
                 published,
                 fresh: said.map_or(State::Unknown(obstacle), |said| State::No(beside(held, said, now))),
@@ -379,6 +382,8 @@ impl World {
         match obstacle.reason {
             // Only a change of the spec ends it.
             Reason::Suspended => None,
+            // As soon as its turn comes.
+            Reason::TokenExpired => None,
             Reason::Contested => self.contested_until,
             _ => now.checked_add(wait::spread(wait::WAITING, seed, failures, -0.2, 0.2)).ok(),
         }
