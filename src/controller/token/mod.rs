@@ -170,11 +170,7 @@ impl Kind for AccessTokens {
             contested_until: contested_until.and_then(|until| now.checked_add(until.duration_since(Timestamp::now())).ok()),
             published,
             // What a person has to mend is not tried again by itself: the time that stands there is that of an obstacle.
-            retry_at: status
-                .next_action_at
-                .as_ref()
-                .map(|at| at.0)
-                .filter(|_| said.as_ref().map_or(status.failures.is_some(), |said| said.reason != Reason::ReauthorizationRequired)),
+            retry_at: status.next_action_at.as_ref().map(|at| at.0).filter(|_| status.failures.is_some() && !is_refused(&status)),
             said,
             // What belongs to a user and was refused is presented again only when it has changed itself: services lock users out.
             is_news: (context.memory.is_woken(&subject.uid) && !was_refused_to_a_user(&status))
@@ -374,7 +370,7 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
             (status.failures.is_none() || says_an_obstacle) && context.schedules.has_passed(uid) && stands(status, wanted.is_some());
         let waits = (is_tried || is_known_obstacle) && retry_at.as_ref().is_some_and(is_ahead);
         // What a person has to mend is not tried again by itself.
-        let is_over = is_tried && status.refresh_token.as_ref().is_some_and(|said| said.refused) && retry_at.is_none();
+        let is_over = is_tried && is_refused(status) && retry_at.is_none();
         return (waits || is_over).then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
     }
     let is_current = wanted.is_some() && status.issued_for.as_ref() == wanted;
@@ -435,6 +431,11 @@ fn is_another(object: &AccessToken, tried_for: Option<&IssuedFor>, now: &IssuedF
         issued_for
     };
     tried_for.is_none_or(|tried_for| without_seed(tried_for) != without_seed(now))
+}
+
+/// Whether the service does not take the refresh token any more.
+fn is_refused(status: &AccessTokenStatus) -> bool {
+    status.refresh_token.as_ref().is_some_and(|said| said.refused)
 }
 
 /// What was said of the last attempt, if it failed.
