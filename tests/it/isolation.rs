@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cloud_identity_operator::api::AppIdApplication;
 use futures::future::join_all;
-use identity_simulator::{AccessRole, Action, CallWait, KeySeed, Rule, When, switches::RetryAfter};
+use identity_simulator::{AccessRole, Action, CallWait, KeySeed, OAuthClientSeed, OidcServerSeed, Rule, When, switches::RetryAfter};
 use serde_json::json;
 use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, seed, status_written_at};
 
@@ -254,4 +254,46 @@ async fn fifty_applications_share_one_token_and_cost_the_same_each() {
     }
     // POST, scopes, rename and one token to try the credential: four calls, no list.
     assert_eq!(costs, [100, 100]);
+}
+
+/// Promise 9: who names somebody else's issuer beside a token endpoint of their own neither pauses that issuer's tokens nor shares its budget.
+#[tokio::test]
+async fn a_provider_with_somebody_elses_issuer_and_its_own_token_endpoint_stops_nobody() {
+    let stage = Stage::new("issuer").await;
+    let secret = "cafec0de-secret-of-orders";
+    for id in ["main", "other"] {
+        let client = OAuthClientSeed { client_id: "orders".into(), secret: Some(secret.into()), ..OAuthClientSeed::default() };
+        let server = OidcServerSeed { id: id.into(), clients: vec![client], ..OidcServerSeed::default() };
+        stage.control.add_oidc_server(&server).await.expect("added");
+    }
+    stage.secret("pair", &[("client_id", "orders"), ("client_secret", secret)]).await;
+    let tenants = format!("{}/tenants", stage.simulator.urls().oidc);
+    let provide = async |name: &str, more: serde_json::Value| {
+        let mut oidc = json!({ "issuer": format!("{tenants}/main"), "credentials": { "secretRef": { "name": "pair" } } });
+        merge(&mut oidc, more);
+        let document = json!({
+            "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider",
+            "metadata": { "name": name, "namespace": stage.namespace },
+            "spec": { "oidc": oidc, "tls": { "caBundle": { "configMapRef": { "name": "simulator-ca" } } } },
+        });
+        stage.apply(&document).await.expect("accepted");
+    };
+    let _operator = stage.operator().await;
+    provide("honest", json!({})).await;
+    stage.ready_provider("honest").await;
+    let limited = Action::Answer {
+        when: When::BeforeCommit,
+        status: 429,
+        headers: [("Retry-After".to_owned(), "3600".to_owned())].into(),
+        body: String::new(),
+    };
+    stage.control.inject(&Rule::every("oidc", limited).tenant("other")).await.expect("accepted");
+    provide("borrows", json!({ "tokenEndpoint": format!("{tenants}/other/token") })).await;
+    stage
+        .provider_where("borrows", "is told to wait", |provider| {
+            stage::provider_condition(provider, "Ready") == Some(("False", "RateLimited"))
+        })
+        .await;
+    stage.token("orders", json!({ "providerRef": { "name": "honest" } })).await;
+    stage.token_ready("orders").await;
 }

@@ -379,7 +379,9 @@ impl Directory {
             }
             None => (None, Vec::new(), None),
         };
-        let common = self.common("oidc", &host, &identity, ca, budget)?;
+        // Whoever names somebody else's issuer beside a token endpoint of their own shares nothing with it.
+        let called = token_endpoint.as_ref().map_or_else(|| host.clone(), Url::to_string);
+        let common = self.common("oidc", &called, &identity, ca, budget)?;
         let settings = OidcSettings {
             issuer,
             issuer_text: spec.issuer.as_ref().map(|issuer| issuer.0.clone()).unwrap_or_default(),

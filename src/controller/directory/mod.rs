@@ -410,11 +410,8 @@ pub struct Usable {
 fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
     let connected = || entries.values().filter_map(|entry| Some((entry.current.as_ref().ok()?, entry.has_worked)));
     for (connection, _) in connected() {
-        // Each API key of IAM has its own gate, whichever providers use it.
-        let is_alike = |other: &Arc<Connection>| match connection.service {
-            Service::Iam(_) => std::ptr::eq(other.service.gate(), connection.service.gate()),
-            _ => other.host == connection.host && other.tenant == connection.tenant,
-        };
+        // Of one tenant is what shares a gate; each API key of IAM has its own, whichever providers use it.
+        let is_alike = |other: &Arc<Connection>| std::ptr::eq(other.service.gate(), connection.service.gate());
         let alike = connected().filter(|(other, has_worked)| *has_worked && is_alike(other)).map(|(other, _)| other.budget);
         connection.service.gate().set_budget(alike.reduce(Budget::at_most).unwrap_or(connection.budget));
     }
