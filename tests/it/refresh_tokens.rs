@@ -15,16 +15,16 @@ use stage::{
 
 use crate::ledger::{Ledger, WINDOW, tally};
 
-const SERVER: &str = "main";
-const CLIENT: &str = "orders";
+pub(crate) const SERVER: &str = "main";
+pub(crate) const CLIENT: &str = "orders";
 const SECRET: &str = "cafec0de-secret-of-orders";
 
-fn seed_of(name: &str) -> String {
+pub(crate) fn seed_of(name: &str) -> String {
     format!("cafec0de-first-refresh-token-of-{name}")
 }
 
 /// A server that takes back everything when a spent refresh token comes, a client, and a provider; no operator yet.
-async fn with_server(prefix: &str, expires_in: i64) -> Stage {
+pub(crate) async fn with_server(prefix: &str, expires_in: i64) -> Stage {
     let stage = Stage::new(prefix).await;
     let settings = OidcSettings { expires_in, reuse_revokes_family: true, ..OidcSettings::default() };
     let client = OAuthClientSeed { client_id: CLIENT.into(), secret: Some(SECRET.into()), ..OAuthClientSeed::default() };
@@ -46,7 +46,7 @@ async fn with_server(prefix: &str, expires_in: i64) -> Stage {
 }
 
 /// Somebody has signed in, and put the refresh token into a Secret.
-async fn sign_in(stage: &Stage, name: &str, token: &str) {
+pub(crate) async fn sign_in(stage: &Stage, name: &str, token: &str) {
     let seed = OAuthRefreshTokenSeed {
         token: Some(token.into()),
         client_id: CLIENT.into(),
@@ -58,7 +58,7 @@ async fn sign_in(stage: &Stage, name: &str, token: &str) {
     stage.secret(&format!("{name}-seed"), &[("refresh_token", token)]).await;
 }
 
-fn spec(name: &str) -> Value {
+pub(crate) fn spec(name: &str) -> Value {
     let grant = json!({ "type": "RefreshToken", "refreshToken": { "secretRef": { "name": format!("{name}-seed") } } });
     json!({ "providerRef": { "name": "server" }, "grant": grant })
 }
@@ -68,12 +68,12 @@ async fn token(stage: &Stage, name: &str) -> String {
 }
 
 /// How often a spent refresh token came to the server, for each sign-in by its subject.
-async fn reuses(stage: &Stage, name: &str) -> u64 {
+pub(crate) async fn reuses(stage: &Stage, name: &str) -> u64 {
     let tokens = stage.control.oauth_refresh_tokens(SERVER, CLIENT).await.expect("listed");
     tokens.iter().filter(|token| token.subject == name).map(|token| token.reuses).sum()
 }
 
-async fn refresh(stage: &Stage, name: &str, value: &str) {
+pub(crate) async fn refresh(stage: &Stage, name: &str, value: &str) {
     let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": value } } }));
     stage.tokens().patch(name, &PatchParams::default(), &ask).await.expect("accepted");
 }
