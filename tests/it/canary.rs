@@ -1,5 +1,7 @@
 //! Every secret value in these tests is marked; none of them may show up anywhere but in the Secrets themselves.
 
+mod sources;
+
 use std::{sync::Arc, time::Duration};
 
 use base64::Engine;
@@ -81,8 +83,9 @@ async fn collect(stage: &Stage, operator: &Operator) -> Vec<(String, String)> {
             places.push((format!("core event {:?}", event.metadata.name), serde_json::to_string(&event).expect("JSON")));
         }
     }
-    let urls: Vec<String> = stage.control.journal().await.expect("the simulator answers").into_iter().map(|call| call.path).collect();
-    places.push(("paths of the calls".to_owned(), urls.join("\n")));
+    let calls = stage.control.journal().await.expect("the simulator answers");
+    let urls: Vec<String> = calls.into_iter().map(|call| format!("{}?{}", call.path, call.query.unwrap_or_default())).collect();
+    places.push(("paths and queries of the calls".to_owned(), urls.join("\n")));
     places
 }
 

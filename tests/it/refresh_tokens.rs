@@ -1,7 +1,9 @@
 //! Refresh tokens that the server replaces at each use: none is used twice, whatever happens, but for the one repetition that a lost answer
 //! allows.
 
-use std::time::{Duration, Instant};
+mod crash;
+
+use std::time::Duration;
 
 use cloud_identity_operator::api::AccessToken;
 use identity_simulator::{Action, OAuthClientSeed, OAuthRefreshTokenSeed, OidcServerSeed, OidcSettings, Rule, When};
@@ -11,19 +13,18 @@ use stage::{
     Effect, Interceptor, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, Seen, Stage, eventually, token_condition, token_message,
 };
 
-use crate::crash::field::install_release;
 use crate::ledger::{Ledger, WINDOW, tally};
 
-const SERVER: &str = "main";
-const CLIENT: &str = "orders";
+pub(crate) const SERVER: &str = "main";
+pub(crate) const CLIENT: &str = "orders";
 const SECRET: &str = "cafec0de-secret-of-orders";
 
-fn seed_of(name: &str) -> String {
+pub(crate) fn seed_of(name: &str) -> String {
     format!("cafec0de-first-refresh-token-of-{name}")
 }
 
 /// A server that takes back everything when a spent refresh token comes, a client, and a provider; no operator yet.
-async fn with_server(prefix: &str, expires_in: i64) -> Stage {
+pub(crate) async fn with_server(prefix: &str, expires_in: i64) -> Stage {
     let stage = Stage::new(prefix).await;
     let settings = OidcSettings { expires_in, reuse_revokes_family: true, ..OidcSettings::default() };
     let client = OAuthClientSeed { client_id: CLIENT.into(), secret: Some(SECRET.into()), ..OAuthClientSeed::default() };
@@ -45,7 +46,7 @@ async fn with_server(prefix: &str, expires_in: i64) -> Stage {
 }
 
 /// Somebody has signed in, and put the refresh token into a Secret.
-async fn sign_in(stage: &Stage, name: &str, token: &str) {
+pub(crate) async fn sign_in(stage: &Stage, name: &str, token: &str) {
     let seed = OAuthRefreshTokenSeed {
         token: Some(token.into()),
         client_id: CLIENT.into(),
@@ -57,7 +58,7 @@ async fn sign_in(stage: &Stage, name: &str, token: &str) {
     stage.secret(&format!("{name}-seed"), &[("refresh_token", token)]).await;
 }
 
-fn spec(name: &str) -> Value {
+pub(crate) fn spec(name: &str) -> Value {
     let grant = json!({ "type": "RefreshToken", "refreshToken": { "secretRef": { "name": format!("{name}-seed") } } });
     json!({ "providerRef": { "name": "server" }, "grant": grant })
 }
@@ -67,12 +68,12 @@ async fn token(stage: &Stage, name: &str) -> String {
 }
 
 /// How often a spent refresh token came to the server, for each sign-in by its subject.
-async fn reuses(stage: &Stage, name: &str) -> u64 {
+pub(crate) async fn reuses(stage: &Stage, name: &str) -> u64 {
     let tokens = stage.control.oauth_refresh_tokens(SERVER, CLIENT).await.expect("listed");
     tokens.iter().filter(|token| token.subject == name).map(|token| token.reuses).sum()
 }
 
-async fn refresh(stage: &Stage, name: &str, value: &str) {
+pub(crate) async fn refresh(stage: &Stage, name: &str, value: &str) {
     let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": value } } }));
     stage.tokens().patch(name, &PatchParams::default(), &ask).await.expect("accepted");
 }
@@ -422,213 +423,4 @@ async fn operator_behind(stage: &Stage, interceptor: &Interceptor, options: Oper
     let kubeconfig = stage.control_plane.kubeconfig_for_service_account(namespace, account, lifetime).await.expect("written");
     let kubeconfig = interceptor.kubeconfig(&kubeconfig).expect("written");
     Operator::start(&stage::operator_binary().expect("built"), &kubeconfig, &options).await.expect("it starts")
-}
-
-/// Where the process dies.
-#[derive(Clone, Copy, Debug)]
-enum Point {
-    /// At the n-th write of a Secret or status.
-    Write(&'static str, usize, Effect),
-    Service(When),
-}
-
-/// Every call of a use, in their order.
-///
-/// Before the first nothing has happened, after the last nothing is left to do; eight passes of one tenant run at once.
-const POINTS: [Point; 8] = [
-    Point::Write("state", 0, Effect::HoldAfter),
-    Point::Service(When::BeforeCommit),
-    Point::Service(When::AfterCommit),
-    Point::Write("state", 1, Effect::HoldBefore),
-    Point::Write("state", 1, Effect::HoldAfter),
-    Point::Write("secret", 0, Effect::HoldBefore),
-    Point::Write("secret", 0, Effect::HoldAfter),
-    Point::Write("status", 0, Effect::HoldBefore),
-];
-
-impl Point {
-    /// Whether it is recorded that the token is used, and no answer to that is.
-    fn has_no_answer(self) -> bool {
-        matches!(self, Self::Service(_) | Self::Write("state", 0, Effect::HoldAfter) | Self::Write("state", 1, Effect::HoldBefore))
-    }
-
-    /// Whether the server has replaced the refresh token and nobody has what came in its place.
-    fn loses_the_answer(self) -> bool {
-        matches!(self, Self::Service(When::AfterCommit) | Self::Write("state", 1, Effect::HoldBefore))
-    }
-}
-
-/// Promises 2 and 3: a process that dies at any call of a first use or of a later one sends no spent token, but for the repetition of a use
-/// whose answer nobody has any more; only that costs the sign-in, and not even that the published token.
-#[tokio::test]
-async fn a_process_that_dies_at_any_call_of_a_use_loses_no_more_than_an_answer() {
-    let stage = with_server("crash-refresh", 3600).await;
-    let name = |number: usize| format!("user-{number}");
-    for number in 0..POINTS.len() {
-        sign_in(&stage, &name(number), &seed_of(&name(number))).await;
-    }
-    let (interceptor, operator) = behind(&stage).await;
-    stage.ready_provider("server").await;
-    let stop_at = async |begin: &dyn Fn(usize) -> std::pin::Pin<Box<dyn Future<Output = ()>>>, tokens: &[Option<String>]| {
-        let (mut rules, mut faults) = (Vec::new(), Vec::new());
-        for (number, point) in POINTS.iter().enumerate() {
-            let Some(current) = &tokens[number] else { continue };
-            match *point {
-                Point::Write(what, skip, effect) => {
-                    let (resource, object) = match what {
-                        "state" => ("secrets", format!("{}-state", name(number))),
-                        "secret" => ("secrets", name(number)),
-                        _ => ("accesstokens", name(number)),
-                    };
-                    let matches = move |seen: &Seen| seen.is_write() && seen.resource == resource && seen.name == object;
-                    rules.push(interceptor.intercept(matches, skip, 1, effect));
-                }
-                Point::Service(when) => {
-                    let rule = Rule::next("oidc.token", Action::Hang { when }).body_contains(current);
-                    faults.push(stage.control.inject(&rule).await.expect("accepted"));
-                }
-            }
-            begin(number).await;
-        }
-        for rule in rules {
-            interceptor.fired(rule).await;
-        }
-        for fault in faults {
-            stage.control.wait_for_fault(fault.id).await.expect("it is met");
-        }
-    };
-    let current = async |number: usize| {
-        let tokens = stage.control.oauth_refresh_tokens(SERVER, CLIENT).await.expect("listed");
-        tokens.into_iter().find(|token| token.subject == name(number) && !token.spent && !token.revoked).map(|token| token.token)
-    };
-    let all = async || {
-        let mut all = Vec::new();
-        for number in 0..POINTS.len() {
-            all.push(current(number).await);
-        }
-        all
-    };
-    let settled = async |round: &str| {
-        for (number, point) in POINTS.iter().enumerate() {
-            let expected = u64::from(point.loses_the_answer());
-            if point.loses_the_answer() {
-                must_sign_in(&stage, &name(number)).await;
-            } else {
-                stage.token_ready(&name(number)).await;
-            }
-            assert_eq!(reuses(&stage, &name(number)).await, expected, "{round}, {point:?}");
-        }
-    };
-    let document = |number: usize| stage.token_document(&name(number), spec(&name(number)));
-    let client = stage.tokens();
-    stop_at(
-        &|number| {
-            let (client, document) = (client.clone(), document(number));
-            Box::pin(async move {
-                let object = serde_json::from_value(document).expect("valid");
-                client.create(&Default::default(), &object).await.expect("made");
-            })
-        },
-        &all().await,
-    )
-    .await;
-    drop(operator.kill().await);
-    let operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
-    settled("a first use").await;
-    // Who lost everything signs in again.
-    for (number, point) in POINTS.iter().enumerate() {
-        if point.loses_the_answer() {
-            let again = name(number);
-            stage.control.revoke_oauth(SERVER, &seed_of(&again)).await.expect("revoked");
-            sign_in(&stage, &again, &format!("{}-again", seed_of(&again))).await;
-            stage.token_ready(&again).await;
-        }
-    }
-    let before: Vec<_> = {
-        let mut before = Vec::new();
-        for number in 0..POINTS.len() {
-            before.push((token(&stage, &name(number)).await, reuses(&stage, &name(number)).await));
-        }
-        before
-    };
-    let begun = Instant::now();
-    stop_at(
-        &|number| {
-            let (client, object) = (client.clone(), name(number));
-            Box::pin(async move {
-                let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "now" } } }));
-                client.patch(&object, &PatchParams::default(), &ask).await.expect("accepted");
-            })
-        },
-        &all().await,
-    )
-    .await;
-    drop(operator.kill().await);
-    let operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
-    operator.working().await;
-    let is_late = begun.elapsed() > Duration::from_secs(9);
-    for (number, point) in POINTS.iter().enumerate() {
-        let (held, reused) = &before[number];
-        eventually(&format!("{point:?}: it is known what came of it"), async || {
-            let object = stage.tokens().get(&name(number)).await.expect("there");
-            let fresh = token_condition(&object, "Fresh").map(|(_, reason)| reason.to_owned()).unwrap_or_default();
-            let is_the_same = token(&stage, &name(number)).await == *held;
-            assert_eq!(token_condition(&object, "Ready").map(|(status, _)| status), Some("True"), "{point:?}: a token lives");
-            let more = reuses(&stage, &name(number)).await - reused;
-            assert!(more <= u64::from(point.loses_the_answer()), "{point:?}: a spent token was used again");
-            match fresh.as_str() {
-                // What is not answered is repeated within ten seconds or not at all while the published token lives.
-                "AnswerLost" => point.has_no_answer() && is_late && is_the_same && more == 0,
-                "ReauthorizationRequired" => point.loses_the_answer() && is_the_same && more == 1,
-                _ => !point.loses_the_answer() && !is_the_same,
-            }
-        })
-        .await;
-    }
-}
-
-/// A leader that is stopped between recording a use and sending it, with another in its place, sends nothing when it goes on; and its
-/// successor does not use the token before there is nothing left to lose.
-///
-/// Traps: T33.
-#[tokio::test]
-async fn a_leader_that_was_stopped_before_it_used_a_refresh_token_sends_nothing_and_its_successor_waits() {
-    let stage = with_server("second-leader", 40).await;
-    sign_in(&stage, "ann", &seed_of("ann")).await;
-    install_release(&stage).await;
-    let options = || OperatorOptions {
-        namespace: stage.namespace.clone(),
-        leader_election: true,
-        arguments: vec!["--cluster-providers".into(), "false".into()],
-        ..OperatorOptions::default().watching(&stage.namespace)
-    };
-    let one = Interceptor::start(stage.control_plane).await.expect("it starts");
-    let two = Interceptor::start(stage.control_plane).await.expect("it starts");
-    let first = operator_behind(&stage, &one, options()).await;
-    stage.token("ann", spec("ann")).await;
-    let ready = stage.token_ready("ann").await;
-    let ends = ready.status.and_then(|status| status.expires_at).expect("an end").0;
-    let second = operator_behind(&stage, &two, options()).await;
-    second.metrics_address().await;
-    let recorded = one.intercept(|seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state", 0, 1, Effect::HoldAfter);
-    refresh(&stage, "ann", "please").await;
-    one.fired(recorded).await;
-    first.freeze();
-    let calls = stage.calls("oidc.token").await;
-    second.logged(" leading instance=").await;
-    let led = Instant::now();
-    one.release(recorded);
-    first.thaw();
-    let waits = stage
-        .token_where("ann", "waits until its token has ended", |token| token_condition(token, "Fresh") == Some(("False", "AnswerLost")));
-    waits.await;
-    assert!(jiff::Timestamp::now() < ends, "the successor led in time, after {:?}", led.elapsed());
-    let mut first = first;
-    first.ended().await;
-    assert_eq!(stage.calls("oidc.token").await, calls, "nobody has used it");
-    stage
-        .token_where("ann", "is fresh after its end", |token| token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True"))
-        .await;
-    assert!(jiff::Timestamp::now() >= ends);
-    assert_eq!((stage.calls("oidc.token").await, reuses(&stage, "ann").await), (calls + 1, 0));
 }

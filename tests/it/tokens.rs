@@ -406,9 +406,9 @@ async fn the_first_minute_of_a_broken_token_costs_so_many_calls_and_as_many_stat
     assert!(flaws.is_empty(), "{}", flaws.join("\n"));
 }
 
-/// Promise 6. Nothing of it is news.
+/// Promise 6. Nothing of what an operator of this version left behind is news.
 ///
-/// Traps: T24, T25.
+/// Traps: T24, T25, T26.
 #[tokio::test]
 async fn a_restart_with_fresh_tokens_and_an_edit_of_metadata_cost_nothing() {
     let (stage, operator) = with_iam("fresh", 3600).await;

@@ -94,6 +94,7 @@ async fn perform(shared: Arc<Shared>, request: Request) -> Reaction {
             operation: route.operation.to_owned(),
             method: request.method.to_string(),
             path: request.path.clone(),
+            query: request.query.clone(),
             user_agent: request.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned),
             answered: false,
             status: None,

@@ -22,6 +22,8 @@ pub struct Call {
     pub method: String,
     /// Path without the query.
     pub path: String,
+    /// The query, as it was sent.
+    pub query: Option<String>,
     /// `User-Agent` of the caller.
     pub user_agent: Option<String>,
     /// Whether the service is through with it: what is left is sending the answer.

@@ -247,6 +247,50 @@ async fn a_leader_that_is_frozen_or_killed_inside_any_call_of_a_refresh_quarrels
     assert_eq!(tokens(stage).await[0], before[0]);
 }
 
+/// A key is replaced, a Secret deleted and a token asked for between two leaders: each is handled once by the next one, and nothing else is.
+///
+/// Promises 2 and 6.
+///
+/// Traps: T49.
+#[tokio::test]
+async fn what_happens_to_tokens_while_nobody_leads_is_handled_once_by_the_next_leader() {
+    let field = Field::elected("token-gap").await;
+    let stage = &field.stage;
+    seed(stage).await;
+    let first = field.operator().await;
+    stage.iam().await;
+    stage.ready_provider(IAM).await;
+    make_tokens(stage).await;
+    all_are_right(stage).await;
+    field.quiet().await;
+    assert!(first.stop().await.success());
+
+    let before = tokens(stage).await;
+    let next = KeySeed { value: "cafec0de-the-next-key".into(), ..KeySeed::default() };
+    stage.control.add_key(&next).await.expect("added");
+    stage.secret("key-1", &[("apikey", &next.value)]).await;
+    stage.secrets().delete(&name(2), &Default::default()).await.expect("deleted");
+    stage.ask_for_token(&name(3), "meanwhile").await;
+    stage.control.clear_journal().await.expect("cleared");
+
+    let two = Interceptor::start(stage.control_plane).await.expect("it starts");
+    let second = field.operator_behind(&two).await;
+    second.working().await;
+    for (number, before) in before.iter().enumerate().skip(1).take(3) {
+        eventually(&format!("{} is replaced", name(number)), async || {
+            stage.secret_values(&name(number)).await.is_some_and(|values| values["token"] != *before)
+        })
+        .await;
+    }
+    all_are_right(stage).await;
+    field.quiet().await;
+    let written = two.seen().into_iter().filter(|seen| seen.is_write() && seen.resource == "secrets").map(|seen| seen.name);
+    let expected: Vec<String> = (1..=3).map(name).collect();
+    assert_eq!(tally(&written.collect::<Vec<_>>()), tally(&expected), "each is written once, and no other");
+    assert_eq!(stage.calls("iam.token").await, 3, "one call each");
+    drop(second);
+}
+
 /// A restart is a change of leader, too.
 ///
 /// Promise 6.

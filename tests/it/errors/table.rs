@@ -1,6 +1,7 @@
 //! Every operation the operator uses, with every fault: one row each, with a tenant, a key, a provider and an application of its own.
 
 mod fault;
+mod refresh_token;
 mod row;
 mod token;
 
