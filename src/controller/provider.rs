@@ -1,6 +1,6 @@
 //! `IdentityProvider` and `ClusterIdentityProvider`: makes them ready to use, and says whether they work.
 
-use std::{fmt::Debug, marker::PhantomData, sync::Arc};
+use std::{fmt::Debug, marker::PhantomData, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,11 +15,19 @@ use super::{
 };
 use crate::{
     api::{ClusterIdentityProvider, IdentityProvider, ProviderIdentity, ProviderStatus},
-    model::{Failure, TenantIdentity},
+    model::{Class, Failure, TenantIdentity},
     plan::{Problem, application::State, wait},
     provider::{Caller, Standing, Urgency},
     reasons::Reason,
 };
+
+/// A probe takes its place in the tenant's line like a token that ends then: neither thousands of tokens nor a greedy namespace keep a
+/// provider from being found working.
+const PROBE_WITHIN: Duration = Duration::from_secs(30);
+/// A probe that has not come to an end by then is given up: its few requests wait in the line, and each may take its whole deadline.
+const PROBE_MOST: Duration = Duration::from_secs(180);
+/// What came to no end is tried again after this long (± 20 %).
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Either kind of provider.
 pub trait ProviderObject: Kept {
@@ -144,15 +152,23 @@ impl<P: ProviderObject> Kind for Providers<P> {
     }
 
     async fn perform(pass: &mut Pass<P>, Probe(connection): Probe) -> Result<(), Abort> {
-        let caller =
-            Caller { namespace: pass.subject.namespace.clone(), urgency: Urgency::Wanted, fence: Some(pass.context.leadership.clone()) };
-        pass.found = Some(connection.service.probe(&caller).await);
+        let urgency = Urgency::Expiring(tokio::time::Instant::now() + PROBE_WITHIN);
+        let caller = Caller { namespace: pass.subject.namespace.clone(), urgency, fence: Some(pass.context.leadership.clone()) };
+        pass.found = Some(in_time(connection.service.probe(&caller)).await);
         Ok(())
     }
 
     async fn report(pass: Pass<P>, now: Timestamp) -> Result<Option<Timestamp>, Abort> {
         pass.finish(now).await
     }
+}
+
+/// What a probe finds, or that it did not come to an end in time.
+async fn in_time<T>(probe: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(PROBE_MOST, probe).await.unwrap_or_else(|_| {
+        let message = "the tenant is too busy: its check did not come to an end in time, and is made again later";
+        Err(Failure::new("checking the provider", Class::Transient, Reason::InProgress, message))
+    })
 }
 
 /// A probe of its own is made only when something is new: spec or credential. What failed is tried when its time has come.
@@ -168,6 +184,10 @@ impl<P: ProviderObject> Pass<P> {
         let former = self.object.status().cloned().unwrap_or_default();
         if self.connection.is_ok() && self.found.is_none() {
             return Ok(former.next_action_at.map(|at| at.0));
+        }
+        if let Some(again) = self.is_checked_later(&former, now) {
+            self.context.memory.wake(&self.subject.uid);
+            return Ok(Some(again));
         }
         let status = self.status(&former, now);
         let was_ready = is_true(&former.conditions, "Ready");
@@ -191,6 +211,13 @@ impl<P: ProviderObject> Pass<P> {
             self.context.announce(&self.subject, &announcement).await;
         }
         Ok(status.next_action_at.map(|at| at.0))
+    }
+
+    /// A check that nothing was sent for, or that came to no end in time, tells nothing of a provider that was found working: when it is made again.
+    fn is_checked_later(&self, former: &ProviderStatus, now: Timestamp) -> Option<Timestamp> {
+        let failure = self.found.as_ref()?.as_ref().err()?;
+        let tells_nothing = failure.reason == Reason::InProgress && is_true(&former.conditions, "Ready");
+        tells_nothing.then(|| now.checked_add(wait::spread(AGAIN, &self.subject.uid, 1, -0.2, 0.2)).unwrap_or(Timestamp::MAX))
     }
 
     fn status(&self, former: &ProviderStatus, now: Timestamp) -> ProviderStatus {
@@ -269,5 +296,45 @@ impl<P: ProviderObject> Pass<P> {
         let problem =
             standing.has_newer_credential.then(|| Problem::new(Reason::CredentialsRegenerated, Reason::CredentialsRegenerated.advice()));
         (problem, can_register)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::gate::{Budget, Gate};
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_behind_more_tokens_than_can_be_served_is_made_in_time() {
+        let gate = Gate::new(Budget { requests_per_second: 10, concurrency: 2 });
+        let mut greedy = tokio::task::JoinSet::new();
+        for number in 0..400 {
+            let gate = gate.clone();
+            greedy.spawn(async move {
+                loop {
+                    let ends = Instant::now() + Duration::from_secs(3 + number % 30);
+                    drop(gate.enter("asking", "greedy", Urgency::Expiring(ends)).await);
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        // Its three requests, one after the other, whichever namespace it is in.
+        for namespace in ["modest", ""] {
+            let begun = Instant::now();
+            for _ in 0..3 {
+                let probe = gate.enter("asking", namespace, Urgency::Expiring(begun + PROBE_WITHIN));
+                assert!(in_time(async { probe.await.map(drop) }).await.is_ok());
+            }
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        }
+        assert!(greedy.try_join_next().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_comes_to_no_end_says_that_it_is_still_to_be_made() {
+        let begun = Instant::now();
+        let failure = in_time(std::future::pending::<Result<(), Failure>>()).await.expect_err("it came to no end");
+        assert_eq!((failure.reason, failure.class, begun.elapsed()), (Reason::InProgress, Class::Transient, PROBE_MOST));
     }
 }

@@ -1,11 +1,25 @@
 //! Who is next: by urgency, then in turn by namespace, so that neither a greedy namespace nor a mass of drift checks delays what is urgent.
 //!
+//! # Tokens that are to be replaced
+//!
+//! What ends first comes first, as long as that is in time for all who wait. The line knows its pace, so it knows when the `n`-th will be
+//! served. If there is any order in which nobody is late, this is one: while the budget suffices no token ends for the sake of another, and no
+//! namespace gets less than it needs because others need less.
+//!
+//! Where somebody will be late, or is, namespaces take turns, each with what ends first in it. Whoever has few tokens waits for one of every
+//! other namespace at most, and there is time for that: late means fewer turns before the end than there are namespaces. So it is the greedy
+//! namespace's tokens that are late. Short lives buy it nothing: they decide who is first within a namespace, and as soon as there are more of
+//! them than can be served they decide nothing else. Nor does coming and going: who comes again has the last turn.
+//!
+//! # Those who have none yet
+//!
 //! Where more tokens are due than can be replaced, that would leave nothing for those who have none yet. So one of every four turns goes to
 //! a credential that somebody waits for, or to a deletion, unless the next token is about to end. One that has ended already is not made worse by
 //! a turn more, and where there are such, they would otherwise take all turns for ever.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,11 +29,15 @@ use tokio::time::Instant;
 const SHARE: u32 = 4;
 /// A token that ends this soon is about to end: nobody else goes first. Longer than one request may take.
 const ABOUT_TO_END: Duration = Duration::from_secs(10);
+/// Who is served later than so long before the end is late: the answer takes its time.
+const ON_THE_WAY: Duration = Duration::from_secs(2);
+/// The pace is the mean of about so many turns.
+const PACE_TURNS: u32 = 8;
 
 /// How urgent it is, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
-    /// The token of somebody who has one that ends then: what ends first comes first.
+    /// The token of somebody who has one that ends then, or what else is to be done by then: what ends first comes first.
     Expiring(Instant),
     /// A credential somebody waits for.
     Wanted,
@@ -55,8 +73,10 @@ impl Place {
 /// Those who wait.
 #[derive(Debug)]
 pub struct Line<T> {
+    expiring: Expiring<T>,
+    /// All others.
     waiting: BTreeMap<Place, T>,
-    /// Per namespace: its last turn.
+    /// Per namespace of those: its last turn.
     turns: HashMap<String, u64>,
     turn: u64,
     sequence: u64,
@@ -64,9 +84,29 @@ pub struct Line<T> {
     in_a_row: u32,
 }
 
+/// Those whose token ends, and how fast they are served.
+#[derive(Debug)]
+struct Expiring<T> {
+    /// By end and number: who, and of which namespace.
+    waiting: BTreeMap<(Instant, u64), (T, Arc<str>)>,
+    namespaces: HashMap<Arc<str>, Namespace>,
+    /// Time from one turn to the next while somebody waits.
+    pace: Duration,
+    /// When the last turn was, if somebody has waited since.
+    served_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Namespace {
+    /// When it was last served, or came: whoever has the smallest number is next.
+    turn: u64,
+    waiting: BTreeSet<(Instant, u64)>,
+}
+
 impl<T> Default for Line<T> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), turns: HashMap::new(), turn: 0, sequence: 0, in_a_row: 0 }
+        let expiring = Expiring { waiting: BTreeMap::new(), namespaces: HashMap::new(), pace: Duration::ZERO, served_at: None };
+        Self { expiring, waiting: BTreeMap::new(), turns: HashMap::new(), turn: 0, sequence: 0, in_a_row: 0 }
     }
 }
 
@@ -74,6 +114,10 @@ impl<T> Line<T> {
     /// Takes a place.
     pub fn join(&mut self, namespace: &str, urgency: Urgency, who: T) -> Place {
         self.sequence += 1;
+        if let Urgency::Expiring(ends) = urgency {
+            self.expiring.join(namespace, (ends, self.sequence), who);
+            return Place(urgency, 0, self.sequence);
+        }
         let turn = self.turns.get(namespace).map_or(self.turn, |last| last.max(&self.turn) + 1);
         self.turns.insert(namespace.to_owned(), turn);
         let place = Place(urgency, turn, self.sequence);
@@ -83,6 +127,9 @@ impl<T> Line<T> {
 
     /// Gives a place up; `None` when it was served already.
     pub fn leave(&mut self, place: &Place) -> Option<T> {
+        if let Place(Urgency::Expiring(ends), _, number) = *place {
+            return self.expiring.leave((ends, number));
+        }
         let who = self.waiting.remove(place);
         self.forget_turns_of_nobody();
         who
@@ -90,41 +137,45 @@ impl<T> Line<T> {
 
     /// Serves whoever is next at this time.
     pub fn serve(&mut self, now: Instant) -> Option<T> {
-        let place = self.next(now)?;
-        let who = self.waiting.remove(&place)?;
-        self.turn = self.turn.max(place.1);
-        self.forget_turns_of_nobody();
-        Some(who)
+        let other = self.waiting.first_key_value().map(|(place, _)| *place);
+        let Some(token) = self.expiring.next(now).filter(|(ends, _)| self.is_their_turn(*ends, now, other)) else {
+            let place = other?;
+            let who = self.waiting.remove(&place)?;
+            self.turn = self.turn.max(place.1);
+            self.forget_turns_of_nobody();
+            return Some(who);
+        };
+        self.sequence += 1;
+        self.expiring.serve(token, now, self.sequence)
     }
 
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.expiring.waiting.is_empty()
     }
 
     /// Sends everybody away.
     pub fn clear(&mut self) {
         self.waiting.clear();
+        self.expiring.clear();
         self.forget_turns_of_nobody();
     }
 
-    fn next(&mut self, now: Instant) -> Option<Place> {
-        let (first, _) = self.waiting.first_key_value()?;
-        let Urgency::Expiring(ends) = first.0 else { return Some(*first) };
-        let other = self.waiting.range(Place(Urgency::Wanted, 0, 0)..).next().map(|(place, _)| place);
-        let Some(other) = other.filter(|place| place.0 != Urgency::Drift) else {
+    /// Whether a token that ends then goes before the first of the others.
+    fn is_their_turn(&mut self, ends: Instant, now: Instant, other: Option<Place>) -> bool {
+        if other.is_none_or(|place| place.0 == Urgency::Drift) {
             self.in_a_row = 0;
-            return Some(*first);
-        };
+            return true;
+        }
         // What has ended already is not made worse by one turn more.
         let is_about_to_end = ends > now && ends <= now + ABOUT_TO_END;
         if self.in_a_row + 1 < SHARE || is_about_to_end {
             self.in_a_row = self.in_a_row.saturating_add(1).min(SHARE);
-            return Some(*first);
+            return true;
         }
         self.in_a_row = 0;
-        Some(*other)
+        false
     }
 
     fn forget_turns_of_nobody(&mut self) {
@@ -135,131 +186,62 @@ impl<T> Line<T> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// A name, and how urgent it is.
-    type Waiting = (&'static str, Urgency);
-
-    /// Serves everybody who waits, by name.
-    fn order(now: Instant, waiting: &[Waiting]) -> String {
-        let mut line = Line::default();
-        for (name, urgency) in waiting {
-            line.join("ns", *urgency, *name);
-        }
-        let mut served = Vec::new();
-        while let Some(name) = line.serve(now) {
-            served.push(name);
-        }
-        assert!(line.is_empty());
-        served.join(" ")
+impl<T> Expiring<T> {
+    fn join(&mut self, namespace: &str, key: (Instant, u64), who: T) {
+        let name = self.namespaces.get_key_value(namespace).map_or_else(|| Arc::from(namespace), |(name, _)| name.clone());
+        let of = self.namespaces.entry(name.clone()).or_insert_with(|| Namespace { turn: key.1, waiting: BTreeSet::new() });
+        of.waiting.insert(key);
+        self.waiting.insert(key, (who, name));
     }
 
-    #[test]
-    fn one_of_four_turns_goes_to_those_who_have_nothing_yet_unless_a_token_is_about_to_end() {
-        let now = Instant::now();
-        let ends_in = |seconds| Urgency::Expiring(now + Duration::from_secs(seconds));
-        let (far, near, ended) = (ends_in(60), ends_in(9), Urgency::Expiring(now));
-        let (new, gone, drift) = (Urgency::Wanted, Urgency::Deletion, Urgency::Drift);
-        let rows: [(&str, Vec<Waiting>, &str); 7] = [
-            ("one of four", [("E", far); 8].into_iter().chain([("n", new); 3]).collect(), "E E E n E E E n E E n"),
-            ("about to end", [("E", near); 5].into_iter().chain([("n", new); 2]).collect(), "E E E E E n n"),
-            ("what ends first", vec![("later", ends_in(90)), ("n", new), ("E", far), ("soon", near)], "soon E later n"),
-            (
-                "after the rush the others are next",
-                vec![("E", near); 4].into_iter().chain([("e", far), ("n", new)]).collect(),
-                "E E E E n e",
-            ),
-            ("what has ended shares, too", vec![("E", ended); 4].into_iter().chain([("n", new)]).collect(), "E E E n E"),
-            ("a deletion has its share", vec![("E", far); 4].into_iter().chain([("d", gone), ("look", drift)]).collect(), "E E E d E look"),
-            ("a drift check has none", vec![("E", far); 6].into_iter().chain([("look", drift)]).collect(), "E E E E E E look"),
-        ];
-        for (reason, waiting, expected) in rows {
-            assert_eq!(order(now, &waiting), expected, "{reason}");
-        }
-    }
-
-    #[test]
-    fn namespaces_take_turns_also_within_the_share() {
-        let now = Instant::now();
-        let mut line = Line::default();
-        for _ in 0..9 {
-            line.join("old", Urgency::Expiring(now + Duration::from_secs(3600)), "E");
-        }
-        for (namespace, name) in [("greedy", "g"), ("greedy", "g"), ("modest", "m")] {
-            line.join(namespace, Urgency::Wanted, name);
-        }
-        let served: Vec<&str> = std::iter::from_fn(|| line.serve(now)).collect();
-        assert_eq!(served.join(" "), "E E E g E E E m E E E g");
-    }
-
-    #[test]
-    fn who_leaves_is_not_served_and_leaves_once() {
-        let now = Instant::now();
-        let mut line = Line::default();
-        let place = line.join("ns", Urgency::Wanted, 1);
-        line.join("ns", Urgency::Wanted, 2);
-        assert_eq!((line.leave(&place), line.leave(&place)), (Some(1), None));
-        assert_eq!((line.serve(now), line.serve(now)), (Some(2), None));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_128), ..ProptestConfig::default() })]
-
-        /// Whoever comes and whenever turns come: nobody is served twice or forgotten; a token that is about to end waits for nobody but tokens
-        /// that end sooner, unless some have ended already; and somebody without a token waits for at most three that could have waited or that
-        /// have ended.
-        #[test]
-        fn nobody_starves_and_no_token_ends_for_the_sake_of_others(
-            events in proptest::collection::vec((0_u8..6, 0_u64..120, 0_u8..3), 1..200),
-        ) {
-            let begun = Instant::now();
-            let mut line = Line::default();
-            let mut waiting: HashMap<usize, Urgency> = HashMap::new();
-            let mut passed_over = 0;
-            let mut clock = Duration::ZERO;
-            for (number, (kind, seconds, namespace)) in events.into_iter().enumerate() {
-                clock += Duration::from_millis(500);
-                let now = begun + clock;
-                let urgency = match kind {
-                    0 | 1 => Urgency::Expiring(now + Duration::from_secs(seconds)),
-                    2 => Urgency::Wanted,
-                    3 => Urgency::Drift,
-                    _ => {
-                        let served = line.serve(now);
-                        prop_assert_eq!(served.is_some(), !waiting.is_empty());
-                        let Some(urgency) = served.map(|number: usize| waiting.remove(&number).expect("served once")) else { continue };
-                        let first_end = waiting.values().filter_map(|waits| match waits {
-                            Urgency::Expiring(ends) => Some(*ends),
-                            _ => None,
-                        }).min();
-                        let somebody_has_none = waiting.values().any(|waits| *waits == Urgency::Wanted);
-                        match urgency {
-                            Urgency::Expiring(ends) => {
-                                prop_assert!(first_end.is_none_or(|first| ends <= first), "what ends first comes first");
-                                let could_wait = ends > now + ABOUT_TO_END || ends <= now;
-                                passed_over = if somebody_has_none && could_wait { passed_over + 1 } else if somebody_has_none { passed_over } else { 0 };
-                                prop_assert!(passed_over < SHARE, "somebody starves");
-                            }
-                            Urgency::Wanted => {
-                                passed_over = 0;
-                                let may_wait = |first: Instant| first > now + ABOUT_TO_END || first <= now;
-                                prop_assert!(first_end.is_none_or(may_wait), "a token ends for the sake of others");
-                            }
-                            _ => prop_assert!(!somebody_has_none && first_end.is_none(), "a look can wait"),
-                        }
-                        continue;
-                    }
-                };
-                line.join(["a", "b", "c"][usize::from(namespace)], urgency, number);
-                waiting.insert(number, urgency);
+    fn leave(&mut self, key: (Instant, u64)) -> Option<T> {
+        let (who, name) = self.waiting.remove(&key)?;
+        if let Some(of) = self.namespaces.get_mut(&name) {
+            of.waiting.remove(&key);
+            if of.waiting.is_empty() {
+                self.namespaces.remove(&name);
             }
-            while let Some(number) = line.serve(begun + clock) {
-                prop_assert!(waiting.remove(&number).is_some());
-            }
-            prop_assert!(waiting.is_empty());
         }
+        if self.waiting.is_empty() {
+            self.served_at = None;
+        }
+        Some(who)
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.namespaces.clear();
+        self.served_at = None;
+    }
+
+    fn next(&self, now: Instant) -> Option<(Instant, u64)> {
+        if self.namespaces.len() < 2 || self.is_in_time_for_all(now) {
+            return self.waiting.first_key_value().map(|(key, _)| *key);
+        }
+        self.namespaces.values().min_by_key(|of| of.turn).and_then(|of| of.waiting.first().copied())
+    }
+
+    /// Whether nobody is late when what ends first is served first. Looks no further than to one who would not be late even as the last.
+    fn is_in_time_for_all(&self, now: Instant) -> bool {
+        let turns = |number: usize| self.pace.saturating_mul(u32::try_from(number + self.namespaces.len()).unwrap_or(u32::MAX));
+        let is_in_time = |number: usize, ends: Instant| ends.saturating_duration_since(now) > turns(number).saturating_add(ON_THE_WAY);
+        let last = self.waiting.len();
+        let mut near = self.waiting.keys().enumerate().take_while(|(_, (ends, _))| !is_in_time(last, *ends));
+        near.all(|(number, (ends, _))| is_in_time(number, *ends))
+    }
+
+    fn serve(&mut self, key: (Instant, u64), now: Instant, turn: u64) -> Option<T> {
+        if let Some(of) = self.waiting.get(&key).and_then(|(_, name)| self.namespaces.get_mut(name)) {
+            of.turn = turn;
+        }
+        if let Some(before) = self.served_at {
+            let took = now.saturating_duration_since(before);
+            self.pace = if self.pace.is_zero() { took } else { (self.pace * (PACE_TURNS - 1) + took) / PACE_TURNS };
+        }
+        self.served_at = Some(now);
+        self.leave(key)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod counts;
 mod crash;
 mod deletion;
 mod errors;
+mod fairness;
 mod first;
 mod generated;
 mod iam;
