@@ -278,7 +278,7 @@ pub struct ClientAuthentication {
     /// `RS256` (default), `PS256` or `ES256`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<SigningAlgorithm>,
-    /// `Issuer` (default), `TokenEndpoint` or `Both`.
+    /// `Issuer` (default for `oidc`), `TokenEndpoint` or `Both` (default for `verify`, as IBM's own clients do it).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<AssertionAudience>,
     /// How long an assertion is valid, up to `5m`. Default `60s`.

@@ -91,9 +91,10 @@ impl Named<'_> {
         &self,
         source: &PairSource,
         authentication: Option<&ClientAuthenticationSpec>,
+        usual: AssertionAudience,
     ) -> Result<(ClientCredential, Vec<SecretText>), Problem> {
         let PairSecretRef { name, keys } = &source.secret_ref;
-        let key = authentication.map(|spec| self.signing_key(spec)).transpose()?.flatten();
+        let key = authentication.map(|spec| self.signing_key(spec, usual)).transpose()?.flatten();
         let (id, secret) = pair(&self.secret(name)?.data, name, keys.as_ref(), key.is_none())?;
         let mut parts: Vec<SecretText> = vec![id.clone().into()];
         let proof = match key {
@@ -110,7 +111,8 @@ impl Named<'_> {
         Ok((ClientCredential { id, proof }, parts))
     }
 
-    fn signing_key(&self, spec: &ClientAuthenticationSpec) -> Result<Option<SigningKey>, Problem> {
+    /// The key that a client signs with; for the `usual` audience, unless the spec names another.
+    fn signing_key(&self, spec: &ClientAuthenticationSpec, usual: AssertionAudience) -> Result<Option<SigningKey>, Problem> {
         let unknown = |field: &str| Err(Problem::unknown_value(&format!("clientAuthentication.{field}")));
         let source = match (spec.method, &spec.private_key) {
             (AuthenticationMethod::PrivateKeyJwt, Some(source)) => &source.secret_ref,
@@ -121,7 +123,7 @@ impl Named<'_> {
             _ => return Ok(None),
         };
         let Some(algorithm) = algorithm(spec.algorithm) else { return unknown("algorithm") };
-        let audience = match spec.audience.unwrap_or_default() {
+        let audience = match spec.audience.unwrap_or(usual) {
             AssertionAudience::Issuer => Audience::Issuer,
             AssertionAudience::TokenEndpoint => Audience::TokenEndpoint,
             AssertionAudience::Both => Audience::Both,
@@ -332,7 +334,7 @@ impl Directory {
 
     fn verify(&self, spec: &VerifyProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
         let origin = self.origin("checking the address of Verify", &spec.url.0)?;
-        let (client, mut parts) = read.client(&spec.credentials, spec.client_authentication.as_ref())?;
+        let (client, mut parts) = read.client(&spec.credentials, spec.client_authentication.as_ref(), AssertionAudience::Both)?;
         let authentication = authentication(spec.client_authentication.as_ref(), ClientAuthentication::Post);
         let host = origin.origin().ascii_serialization();
         let identity = origin.host_str().unwrap_or_default().to_owned();
@@ -345,7 +347,7 @@ impl Directory {
 
     fn secure_auth(&self, spec: &SecureAuthProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
         let origin = self.origin("checking the address of SecureAuth", &spec.url.0)?;
-        let (client, mut parts) = read.client(&spec.credentials, None)?;
+        let (client, mut parts) = read.client(&spec.credentials, None, AssertionAudience::Issuer)?;
         let host = origin.origin().ascii_serialization();
         let identity = format!("{}/{}", origin.host_str().unwrap_or_default(), spec.ids_id);
         let common = self.common("secure_auth", &host, &identity, ca, budget)?;
@@ -374,7 +376,7 @@ impl Directory {
         let identity = spec.issuer.as_ref().map_or_else(|| host.clone(), |issuer| issuer.0.clone());
         let (client, mut parts, source) = match &spec.credentials {
             Some(credentials) => {
-                let (client, parts) = read.client(credentials, spec.client_authentication.as_ref())?;
+                let (client, parts) = read.client(credentials, spec.client_authentication.as_ref(), AssertionAudience::Issuer)?;
                 (Some(client), parts, Some(read.secret(&credentials.secret_ref.name)?.version.clone()))
             }
             None => (None, Vec::new(), None),

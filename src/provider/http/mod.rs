@@ -383,6 +383,8 @@ impl Answer {
         let (class, reason) = match (code, status) {
             _ if self.asks_for_a_pause() => (Class::RateLimited, Reason::RateLimited),
             ("invalid_client", _) => (Class::Unauthorized, Reason::InvalidClient),
+            // Verify's message of a signature that it cannot verify, whatever the code beside it.
+            (_, 400) if self.says(|text| text.contains("csiaq0197e")) => (Class::Unauthorized, Reason::InvalidClient),
             ("invalid_grant" | "BXNIM0415E" | "BXNIM0462E", _) | (_, 401) => (Class::Unauthorized, Reason::Unauthorized),
             // Codes of the authorization endpoint that some token endpoints use too (RFC 6749, section 4.1.2.1).
             ("temporarily_unavailable" | "server_error", 400..=499) => (Class::Transient, Reason::ServiceUnavailable),
