@@ -25,6 +25,7 @@ mod restore;
 mod sdk;
 mod secrets;
 mod services;
+mod sources;
 mod surface;
 mod switches;
 mod templates;

@@ -1,0 +1,366 @@
+//! Where tokens come from, each source end to end: what is sent, what the token says, and what becomes of a changed source.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use identity_simulator::{
+    Action, ApplicationSeed, AssertionIssuer, CustomIdentityProvider, KeySeed, OAuthClientSeed, OAuthRefreshTokenSeed, OidcServerSeed,
+    OidcSettings, Rule, SecureAuthUserSeed, User, VERIFY, VerificationKey, When,
+};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use stage::{IAM, Operator, PROVIDER, Stage, TENANT, eventually, token_condition, token_message};
+
+use crate::ledger::{Ledger, WINDOW, restart_costs_nothing, tally};
+
+const SECRET: &str = "cafec0de-secret-of-orders";
+
+fn secret_ref(name: &str) -> Value {
+    json!({ "secretRef": { "name": name } })
+}
+
+async fn provide(stage: &Stage, name: &str, mut spec: Value) {
+    spec["tls"] = json!({ "caBundle": { "configMapRef": { "name": "simulator-ca" } } });
+    let document = json!({
+        "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider",
+        "metadata": { "name": name, "namespace": stage.namespace }, "spec": spec,
+    });
+    stage.apply(&document).await.expect("the provider is accepted");
+}
+
+fn key_file(name: &str) -> String {
+    std::fs::read_to_string(stage::repository().join("tests/keys").join(name)).expect("the key is there")
+}
+
+fn claims_of(token: &str) -> Value {
+    let payload = token.split('.').nth(1).expect("a JWT");
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).expect("base64")).expect("JSON")
+}
+
+async fn values(stage: &Stage, name: &str) -> BTreeMap<String, String> {
+    stage.secret_values(name).await.expect("the Secret is there")
+}
+
+/// A server with a client, a user and somebody whose assertions it takes; its provider is called `server`.
+async fn with_server(stage: &Stage, settings: OidcSettings) {
+    let key = VerificationKey { pem: Some(key_file("rsa-2048.pub.pem")), ..VerificationKey::default() };
+    let client = OAuthClientSeed { client_id: "orders".into(), secret: Some(SECRET.into()), ..OAuthClientSeed::default() };
+    let server = OidcServerSeed {
+        id: "main".into(),
+        clients: vec![client],
+        users: vec![User { username: "ann".into(), password: "cafec0de-password-of-ann".into(), ..User::default() }],
+        assertion_issuers: vec![AssertionIssuer { issuer: "machines".into(), public_keys: vec![key], subjects: ["ann".to_owned()].into() }],
+        settings,
+    };
+    stage.control.add_oidc_server(&server).await.expect("added");
+    stage.secret("pair", &[("client_id", "orders"), ("client_secret", SECRET)]).await;
+    stage.secret("ann", &[("username", "ann"), ("password", "cafec0de-password-of-ann")]).await;
+    stage.secret("key", &[("private_key", &key_file("rsa-2048.pem"))]).await;
+    let issuer = format!("{}/tenants/main", stage.simulator.urls().oidc);
+    provide(stage, "server", json!({ "oidc": { "issuer": issuer, "credentials": secret_ref("pair") } })).await;
+}
+
+fn by_password() -> Value {
+    json!({ "type": "Password", "password": secret_ref("ann"), "scopes": ["openid"] })
+}
+
+fn by_assertion() -> Value {
+    json!({ "type": "JwtBearer", "scopes": ["openid"], "assertion": { "signed": {
+        "privateKey": secret_ref("key"), "issuer": "machines", "subject": "ann",
+    } } })
+}
+
+/// Promises 2 and 10: the ID token of a user is published beside the access token; one that nobody signed is refused, and nothing is changed.
+#[tokio::test]
+async fn an_identity_token_is_published_for_a_users_grant_and_never_one_that_nobody_signed() {
+    let stage = Stage::new("identity").await;
+    with_server(&stage, OidcSettings::default()).await;
+    let _operator = stage.operator().await;
+    let rows = [("password", by_password()), ("assertion", by_assertion())];
+    for (name, grant) in &rows {
+        let spec = json!({ "providerRef": { "name": "server" }, "grant": grant, "secret": { "name": format!("{name}-token"), "identityToken": true } });
+        stage.token(name, spec).await;
+        stage.token_ready(name).await;
+        let published = values(&stage, &format!("{name}-token")).await;
+        assert_eq!(claims_of(&published["id_token"])["aud"], json!("orders"), "{name}");
+        assert_ne!(published["id_token"], published["token"], "{name}");
+        assert!(!published.keys().any(|key| key.contains("refresh")), "{name}: a refresh token is never published");
+    }
+    let settings = OidcSettings { unsigned_id_tokens: true, ..OidcSettings::default() };
+    stage.control.set_oidc_settings("main", &settings).await.expect("set");
+    for (name, _) in &rows {
+        let held = stage.stored_secret(&format!("{name}-token")).await.data;
+        stage.ask_for_token(name, "another").await;
+        let refused = stage
+            .token_where(name, "says that nobody signed it", |token| {
+                token_condition(token, "Fresh") == Some(("False", "UnexpectedResponse"))
+            })
+            .await;
+        assert_eq!(token_condition(&refused, "Ready").map(|(status, _)| status), Some("True"), "{name}: the published one lives");
+        assert!(token_message(&refused, "Fresh").is_some_and(|said| said.contains("no signed ID token")), "{name}");
+        assert_eq!(stage.stored_secret(&format!("{name}-token")).await.data, held, "{name}");
+    }
+    let spec =
+        json!({ "providerRef": { "name": "server" }, "grant": by_password(), "secret": { "name": "new-token", "identityToken": true } });
+    stage.token("new", spec).await;
+    stage.token_reason("new", "UnexpectedResponse").await;
+    assert!(stage.secret_values("new-token").await.is_none(), "nothing is published");
+}
+
+/// App ID: an assertion of the tenant's custom identity provider is exchanged for a token of its subject, by a client of the operator's and by a
+/// pair in a Secret.
+#[tokio::test]
+async fn app_id_exchanges_an_assertion_that_the_operator_signs() {
+    let stage = Stage::new("asserted").await;
+    let provider = CustomIdentityProvider { active: true, public_key: key_file("rsa-2048.pub.pem") };
+    stage.control.set_custom_identity_provider(TENANT, &provider).await.expect("set");
+    stage.secret("key", &[("private_key", &key_file("rsa-2048.pem"))]).await;
+    let by_hand = ApplicationSeed { name: "by hand".into(), ..ApplicationSeed::default() };
+    let by_hand = stage.control.add_application(TENANT, &by_hand).await.expect("added");
+    stage.secret("pair", &[("client_id", &by_hand.client_id), ("client_secret", by_hand.secret.as_deref().expect("a secret"))]).await;
+    stage.provider().await;
+    let _operator = stage.operator().await;
+    stage.application("storefront", json!({})).await;
+    let ours = stage.ready("storefront").await.status.and_then(|status| status.client_id).expect("an id");
+    let grant = json!({ "type": "JwtBearer", "assertion": { "signed": {
+        "privateKey": secret_ref("key"), "issuer": "https://people.example.com", "subject": "ann",
+    } } });
+    let sources = [
+        ("by-client", json!({ "clientRef": { "name": "storefront" } }), ours),
+        ("by-pair", json!({ "providerRef": { "name": PROVIDER }, "credentials": secret_ref("pair") }), by_hand.client_id.clone()),
+    ];
+    for (name, mut spec, client) in sources {
+        spec["grant"] = grant.clone();
+        spec["secret"] = json!({ "identityToken": true });
+        stage.token(name, spec).await;
+        stage.token_ready(name).await;
+        let sent = stage.control.last_token_request(TENANT, &client).await.expect("asked");
+        assert_eq!(sent.field("grant_type"), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"), "{name}");
+        let published = values(&stage, name).await;
+        let claims = claims_of(&published["token"]);
+        assert_eq!(claims["aud"], json!([client]), "{name}: {claims}");
+        assert!(claims_of(&published["id_token"])["sub"].is_string(), "{name}");
+    }
+}
+
+/// Promise 6 and the schedule: another credential of a provider replaces all tokens that it brought at once, one call each; the same one touched, or
+/// another budget, replaces none.
+///
+/// Traps: T24.
+#[tokio::test]
+async fn another_credential_of_a_provider_replaces_its_tokens_at_once_and_the_same_one_touched_none() {
+    const TOKENS: usize = 6;
+    let stage = Stage::new("replaced").await;
+    let next = KeySeed { id: "next".into(), value: "cafec0de-next-api-key".into(), ..KeySeed::default() };
+    stage.control.add_key(&next).await.expect("added");
+    stage.iam().await;
+    let _operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    let names: Vec<String> = (0..TOKENS).map(|number| format!("token-{number}")).collect();
+    for name in &names {
+        stage.token(name, json!({ "providerRef": { "name": IAM } })).await;
+    }
+    let mut before = BTreeMap::new();
+    for name in &names {
+        stage.token_ready(name).await;
+        before.insert(name.clone(), values(&stage, name).await);
+    }
+    let published = async || {
+        let mut published = BTreeMap::new();
+        for name in &names {
+            published.insert(name.clone(), values(&stage, name).await);
+        }
+        published
+    };
+    let credential = stage.iam_document(IAM)["spec"]["iam"]["apiKey"]["secretRef"]["name"].as_str().expect("a name").to_owned();
+    // Touched: its version is noted, and that is all.
+    let ledger = Ledger::open(&stage).await;
+    stage.patch_secret(&credential, json!({ "metadata": { "labels": { "team": "shop" } } })).await;
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!((ledger.operations().await, published().await == before), (Vec::new(), true), "touched");
+    let mut document = stage.iam_document(IAM);
+    document["spec"]["budget"] = json!({ "requestsPerSecond": 7 });
+    stage.apply(&document).await.expect("accepted");
+    tokio::time::sleep(WINDOW).await;
+    let asked = tally(&ledger.operations().await);
+    assert!(asked.get("iam.token").is_none_or(|calls| *calls <= 1), "no token but the provider's own: {asked:?}");
+    assert!(published().await == before, "another budget");
+    assert!(!tally(&ledger.writes()).contains_key("patch secrets"));
+    // Another key.
+    let ledger = Ledger::open(&stage).await;
+    stage.secret(&credential, &[("apikey", &next.value)]).await;
+    eventually("each is replaced", async || published().await.iter().all(|(name, now)| before[name] != *now)).await;
+    tokio::time::sleep(WINDOW).await;
+    let writes = tally(&ledger.writes());
+    assert_eq!(writes["patch secrets"], TOKENS, "{writes:?}");
+    let calls = tally(&ledger.operations().await)["iam.token"];
+    assert!((TOKENS..=TOKENS + 1).contains(&calls), "{calls} calls: one for each, and one for the provider itself");
+}
+
+/// Promise 6: another process in the place of the first asks nobody and writes nothing, whatever a token comes from.
+///
+/// Traps: T25.
+#[tokio::test]
+async fn a_restart_costs_nothing_whatever_a_token_comes_from() {
+    let stage = Stage::new("peace").await;
+    with_server(&stage, OidcSettings::default()).await;
+    let client = OAuthClientSeed {
+        client_id: "machine".into(),
+        secret: Some(SECRET.into()),
+        entitlements: ["readAppConfig".to_owned()].into(),
+        ..OAuthClientSeed::default()
+    };
+    stage.control.add_oauth_client(VERIFY, &client).await.expect("added");
+    stage.secret("machine", &[("client_id", "machine"), ("client_secret", SECRET)]).await;
+    let user = stage.control.add_secure_auth_user(&SecureAuthUserSeed::default()).await.expect("added");
+    let newest = user.newest().expect("a credential");
+    stage.secret("person", &[("clientId", &newest.client_id), ("clientSecret", &newest.client_secret)]).await;
+    let sign_in = OAuthRefreshTokenSeed {
+        token: Some("cafec0de-first-refresh-token".into()),
+        client_id: "orders".into(),
+        subject: "ann".into(),
+        scope: "openid".into(),
+        ..OAuthRefreshTokenSeed::default()
+    };
+    stage.control.add_refresh_token("main", &sign_in).await.expect("added");
+    stage.secret("first", &[("refresh_token", "cafec0de-first-refresh-token")]).await;
+    let own = KeySeed { id: "own".into(), value: "cafec0de-own-key".into(), ..KeySeed::default() };
+    stage.control.add_key(&own).await.expect("added");
+    stage.secret("own-key", &[("apikey", &own.value)]).await;
+    let urls = stage.simulator.urls();
+    provide(&stage, "verify", json!({ "verify": { "url": urls.verify, "credentials": secret_ref("machine") } })).await;
+    let store = json!({ "url": urls.secure_auth, "credentials": secret_ref("person"), "lifetime": "1h" });
+    provide(&stage, "store", json!({ "secureAuth": store })).await;
+    stage.iam().await;
+    stage.provider().await;
+    let operator = stage.operator().await;
+    stage.application("storefront", json!({})).await;
+    stage.ready("storefront").await;
+    let of = |provider: &str| json!({ "providerRef": { "name": provider } });
+    let with = |provider: &str, more: Value| {
+        let mut spec = of(provider);
+        stage::merge(&mut spec, more);
+        spec
+    };
+    let refresh = json!({ "type": "RefreshToken", "refreshToken": secret_ref("first") });
+    let rows = [
+        ("t-iam", of(IAM)),
+        ("t-own-key", with(IAM, json!({ "credentials": secret_ref("own-key") }))),
+        ("t-client", json!({ "clientRef": { "name": "storefront" } })),
+        ("t-verify", of("verify")),
+        ("t-store", of("store")),
+        ("t-server", of("server")),
+        ("t-pair", with("server", json!({ "credentials": secret_ref("pair") }))),
+        ("t-password", with("server", json!({ "grant": by_password() }))),
+        ("t-assertion", with("server", json!({ "grant": by_assertion() }))),
+        ("t-refresh", with("server", json!({ "grant": refresh }))),
+    ];
+    for (name, spec) in &rows {
+        stage.token(name, spec.clone()).await;
+        stage.token_ready(name).await;
+    }
+    for provider in ["verify", "store", "server", IAM, PROVIDER] {
+        stage.ready_provider(provider).await;
+    }
+    let (_operator, ledger) = restart_costs_nothing(&stage, operator).await;
+    for (name, _) in &rows {
+        stage.token_ready(name).await;
+    }
+    assert_eq!((ledger.writes(), ledger.operations().await), Default::default());
+}
+
+/// What may be wrong with the discovery document of Verify.
+fn faults(elsewhere: &str) -> Vec<(&'static str, Action)> {
+    let answer = |status: u16, kind: &str, body: String| Action::Answer {
+        when: When::BeforeCommit,
+        status,
+        headers: [("Content-Type".to_owned(), kind.to_owned())].into(),
+        body,
+    };
+    let json = "application/json";
+    let document = |endpoint: &str| json!({ "issuer": "https://verify.example.com/oauth2", "token_endpoint": endpoint }).to_string();
+    vec![
+        ("missing", answer(404, json, "{}".into())),
+        ("broken", answer(500, json, "{}".into())),
+        ("page", answer(200, "text/html", "<html>sign in</html>".into())),
+        ("cut", answer(200, json, r#"{"issuer": "https://veri"#.into())),
+        ("empty", answer(200, json, "{}".into())),
+        ("elsewhere", answer(200, json, document(elsewhere))),
+        ("plain", answer(200, json, document("http://127.0.0.1/oauth2/token"))),
+        ("dropped", Action::Drop { when: When::BeforeCommit }),
+    ]
+}
+
+/// Promises 3 and 8: whatever is wrong with Verify's discovery document, tokens come from the endpoints that are known, at a few calls more at
+/// first and none later, and no credential goes to another host.
+#[tokio::test]
+async fn whatever_verify_says_of_its_endpoints_tokens_come_from_its_own_host() {
+    let stage = Stage::new("discovery").await;
+    let client = OAuthClientSeed {
+        client_id: "machine".into(),
+        secret: Some(SECRET.into()),
+        entitlements: ["readAppConfig".to_owned()].into(),
+        ..OAuthClientSeed::default()
+    };
+    stage.control.add_oauth_client(VERIFY, &client).await.expect("added");
+    stage.secret("machine", &[("client_id", "machine"), ("client_secret", SECRET)]).await;
+    let _operator: Operator = stage.operator().await;
+    let urls = stage.simulator.urls();
+    let elsewhere = format!("{}/token", urls.oidc_elsewhere);
+    for (name, fault) in faults(&elsewhere) {
+        let rule = stage.control.inject(&Rule::every("verify.discovery", fault)).await.expect("accepted");
+        stage.control.clear_journal().await.expect("cleared");
+        provide(&stage, name, json!({ "verify": { "url": urls.verify, "credentials": secret_ref("machine") } })).await;
+        stage.ready_provider(name).await;
+        stage.token(name, json!({ "providerRef": { "name": name } })).await;
+        stage.token_ready(name).await;
+        let first = values(&stage, name).await["token"].clone();
+        stage.ask_for_token(name, "another").await;
+        eventually("another one comes", async || values(&stage, name).await["token"] != first).await;
+        let token = values(&stage, name).await["token"].clone();
+        let applications = format!("{}/v1.0/applications", urls.verify);
+        let answer = stage.http().get(applications).bearer_auth(token).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{name}");
+        let calls = tally(&stage.control.journal().await.expect("answered").into_iter().map(|call| call.operation).collect::<Vec<_>>());
+        let discoveries = calls.get("verify.discovery").copied().unwrap_or_default();
+        assert!((1..=6).contains(&discoveries), "{name}: {discoveries} looks at the document");
+        assert_eq!(calls["verify.token"], 3, "{name}: the provider's own, the first and another one: {calls:?}");
+        assert!(calls.keys().all(|operation| operation.starts_with("verify.")), "{name}: {calls:?}");
+        stage.control.remove_fault(rule.id).await.expect("it goes");
+        stage.tokens().delete(name, &DeleteParams::default()).await.expect("deleted");
+        stage.providers().delete(name, &DeleteParams::default()).await.expect("deleted");
+    }
+}
+
+/// The console makes another credential: the provider says which of the two cases it is.
+#[tokio::test]
+async fn a_credential_that_was_made_anew_in_the_console_is_told_by_the_providers_health() {
+    use identity_simulator::{Switches, switches::SecureAuthOldPair};
+    for (old, reason) in [(SecureAuthOldPair::Kept, "CredentialsRegenerated"), (SecureAuthOldPair::EndsAtOnce, "InvalidClient")] {
+        let stage = Stage::new("console").await;
+        stage.control.set_switches(&Switches { secure_auth_old_pair: old, ..Switches::default() }).await.expect("set");
+        let user = stage.control.add_secure_auth_user(&SecureAuthUserSeed::default()).await.expect("added");
+        let newest = user.newest().expect("a credential");
+        stage.secret("person", &[("clientId", &newest.client_id), ("clientSecret", &newest.client_secret)]).await;
+        let _operator = stage.operator().await;
+        let url = &stage.simulator.urls().secure_auth;
+        let store = json!({ "url": url, "credentials": secret_ref("person"), "lifetime": "12s" });
+        provide(&stage, "store", json!({ "secureAuth": store })).await;
+        stage.ready_provider("store").await;
+        stage.token("caller", json!({ "providerRef": { "name": "store" } })).await;
+        stage.token_ready("caller").await;
+        let held = values(&stage, "caller").await;
+        stage.control.regenerate_secure_auth(&user.id).await.expect("made");
+        // Nobody changes anything in the cluster: where the old pair has ended, the next fetch tells; where it lives, the provider's next look.
+        if old == SecureAuthOldPair::Kept {
+            eventually("tokens go on coming", async || values(&stage, "caller").await != held).await;
+            let look = Patch::Merge(json!({ "spec": { "secureAuth": { "lifetime": "13s" } } }));
+            stage.providers().patch("store", &PatchParams::default(), &look).await.expect("accepted");
+        } else {
+            let fails = |token: &_| token_condition(token, "Fresh") == Some(("False", "InvalidClient"));
+            stage.token_where("caller", "says that the pair is refused", fails).await;
+            assert_eq!(values(&stage, "caller").await, held, "the published one stays");
+        }
+        stage.provider_where("store", "says so", |provider| stage::provider_condition(provider, "Ready") == Some(("False", reason))).await;
+    }
+}
