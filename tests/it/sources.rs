@@ -249,6 +249,8 @@ async fn a_restart_costs_nothing_whatever_a_token_comes_from() {
         ("t-client", json!({ "clientRef": { "name": "storefront" } })),
         ("t-verify", of("verify")),
         ("t-store", of("store")),
+        ("t-verify-pair", with("verify", json!({ "credentials": secret_ref("machine") }))),
+        ("t-store-pair", with("store", json!({ "credentials": secret_ref("person") }))),
         ("t-server", of("server")),
         ("t-pair", with("server", json!({ "credentials": secret_ref("pair") }))),
         ("t-password", with("server", json!({ "grant": by_password() }))),
