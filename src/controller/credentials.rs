@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -30,6 +31,14 @@ pub struct ReadCredential {
     pub data: Arc<BTreeMap<String, SecretText>>,
     /// When it last changed, as far as the API server tells.
     pub changed_at: Option<Timestamp>,
+}
+
+impl ReadCredential {
+    /// How long it has said what it says, at `now` in the cluster's time; nothing, where that is not known.
+    #[must_use]
+    pub fn known_for(&self, now: Timestamp) -> Duration {
+        self.changed_at.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default()
+    }
 }
 
 /// What was read.

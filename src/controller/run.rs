@@ -197,8 +197,14 @@ async fn work(
     let applications = Objects::<AppIdApplication>::new(count(&application_namespaces));
     let tokens = Objects::<AccessToken>::new(count(&application_namespaces));
     let credentials = Arc::new(Credentials::default());
-    let directory =
-        Directory::new(settings.http.clone(), settings.namespace.clone(), options.cluster_providers, metrics.clone(), credentials.clone());
+    let directory = Directory::new(
+        settings.http.clone(),
+        settings.namespace.clone(),
+        options.cluster_providers,
+        metrics.clone(),
+        credentials.clone(),
+        options.clock.clone(),
+    );
     let context = Arc::new(Context {
         client,
         directory,

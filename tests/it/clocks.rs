@@ -226,3 +226,28 @@ async fn a_process_whose_own_clock_is_ten_minutes_wrong_replaces_tokens_in_time_
     let flaws: Vec<String> = flaws.into_iter().flatten().collect();
     assert!(flaws.is_empty(), "{}", flaws.join("\n"));
 }
+
+/// Promise 10: how new a key is, the cluster's clock tells: one that IAM does not know yet is presented again soon, also where the node's
+/// clock is ahead.
+///
+/// Traps: T58, T60.
+#[tokio::test]
+async fn a_new_key_is_new_also_where_the_nodes_clock_is_ahead() {
+    let stage = Stage::new("new-key").await;
+    stage.iam().await;
+    let _operator = with_clock(&stage, 600).await;
+    stage.ready_provider(IAM).await;
+    stage.secret("new-key", &[("apikey", "cafec0de-nobody-knows-me")]).await;
+    let key = json!({ "secretRef": { "name": "new-key" } });
+    let mut document = stage.iam_document("unknown");
+    document["spec"]["iam"]["apiKey"] = key.clone();
+    stage.apply(&document).await.expect("accepted");
+    stage.token("of-its-own", json!({ "providerRef": { "name": IAM }, "credentials": key })).await;
+    stage.token("of-the-provider", json!({ "providerRef": { "name": "unknown" } })).await;
+    for name in ["of-its-own", "of-the-provider"] {
+        let has_failed = |token: &AccessToken| token.status.as_ref().is_some_and(|status| status.failures.is_some());
+        let token = stage.token_where(name, "was refused", has_failed).await;
+        let next = token.status.and_then(|status| status.next_action_at).expect("it is tried again").0;
+        assert!(next < Timestamp::now() + Duration::from_secs(120), "{name}: a new Secret may hold a new key: {next}");
+    }
+}

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 pub(super) use self::connect::{PRIVATE_KEY, algorithm, assertion_lifetime, in_secret};
 pub use self::specification::{Specification, recorded_tenant};
 use self::specification::{is_allowed, parsed};
-use super::{claims::ProviderKey, cluster::Abort, credentials::Credentials, name::Name, turns::Turns, versions::Versions};
+use super::{claims::ProviderKey, clock::Clock, cluster::Abort, credentials::Credentials, name::Name, turns::Turns, versions::Versions};
 use crate::{
     api::{ObjectVersion, ProviderKind, ProviderVersion},
     metrics::Metrics,
@@ -145,6 +145,7 @@ pub struct Directory {
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<ProviderKey, Entry>>,
     credentials: Arc<Credentials>,
+    clock: Arc<Clock>,
     bundles: Mutex<HashMap<Name, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
 }
@@ -179,6 +180,7 @@ impl Directory {
         reads_cluster_providers: bool,
         metrics: Arc<Metrics>,
         credentials: Arc<Credentials>,
+        clock: Arc<Clock>,
     ) -> Self {
         Self {
             http,
@@ -187,6 +189,7 @@ impl Directory {
             metrics,
             entries: Mutex::default(),
             credentials,
+            clock,
             bundles: Mutex::default(),
             shared: Mutex::default(),
         }
