@@ -53,7 +53,7 @@ pub(super) fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdAppl
             let uid = object.uid().unwrap_or_default();
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
-            context.flaws.forget(&uid);
+            context.forget(&uid);
             let claim = claim_of(&object);
             context.wake_all(context.claims.referring_to(&claim.claimant.reference()));
             forget_unused(&context, claim.provider.as_ref());
@@ -65,19 +65,17 @@ pub(super) fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) +
     let context = context.clone();
     move |change| match change {
         Change::Applied(object) => {
-            context.secrets.name(&token::namer(&object), &token::watched_secrets(&object));
+            context.credentials.forget(&context.secrets.name(&token::namer(&object), &token::watched_secrets(&object)));
             let waiting = context.claims.apply(token::claim_of(&object));
             context.wake_all(waiting.into_iter().filter(|claimant| Some(&*claimant.uid) != object.metadata.uid.as_deref()));
             drop(context.wake.tokens.send(Name::of(&object.metadata)));
         }
         Change::Deleted(object) => {
             let uid = object.uid().unwrap_or_default();
-            context.secrets.name(&token::namer(&object), &[]);
+            context.credentials.forget(&context.secrets.name(&token::namer(&object), &[]));
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
-            context.flaws.forget(&uid);
-            context.schedules.forget(&uid);
-            context.refresh_tokens.forget(&uid);
+            context.forget(&uid);
             forget_unused(&context, token::claim_of(&object).provider.as_ref());
         }
     }
@@ -100,8 +98,8 @@ pub(super) fn on_provider<P: ProviderObject>(
         Change::Deleted(object) => {
             let specification = object.specification();
             let namer = specification.namer();
-            context.secrets.name(&namer, &[]);
-            context.config_maps.name(&namer, &[]);
+            context.credentials.forget(&context.secrets.name(&namer, &[]));
+            context.directory.forget_bundles(&context.config_maps.name(&namer, &[]));
             let key = specification.key;
             context.directory.remove(&key);
             context.memory.forget(&specification.uid);
@@ -204,6 +202,7 @@ pub(super) fn on_secrets(context: &Arc<Context>, changed: Vec<Name>, is_first: b
         wake_namers(context, &context.secrets, &key, is_first);
         let claimants = context.claims.of_secret(&key);
         if context.secrets.get(&key).is_none() {
+            context.credentials.forget(std::slice::from_ref(&key));
             // A name that is free may be all that somebody waits for.
             context.wake_all(claimants);
         } else {

@@ -221,7 +221,11 @@ impl Directory {
         let version = ObjectVersion::of(&map.metadata);
         config_maps.note(key.clone(), version.clone());
         let data = Arc::new(map.data.unwrap_or_default());
-        self.bundles.lock().insert(key, (version, data.clone()));
+        self.bundles.lock().insert(key.clone(), (version, data.clone()));
+        if !config_maps.is_named(&key) {
+            // The provider went meanwhile.
+            self.forget_bundles(&[key]);
+        }
         Ok(Some(data))
     }
 

@@ -211,8 +211,9 @@ impl Directory {
         let namer = specification.namer();
         // Named first, read second: whatever changes in between is reported by the watch.
         let keys: Vec<Name> = specification.secret_names().into_iter().map(|secret| Name::new(&home, secret)).collect();
-        secrets.name(&namer, &keys);
-        config_maps.name(&namer, &specification.config_map_name().map(|map| Name::new(&home, map)).into_iter().collect::<Vec<_>>());
+        let map: Vec<Name> = specification.config_map_name().map(|map| Name::new(&home, map)).into_iter().collect();
+        self.credentials.forget(&secrets.name(&namer, &keys));
+        self.forget_bundles(&config_maps.name(&namer, &map));
         let connection = self.connect(client, secrets, config_maps, &home, specification).await?;
         Ok(self.enter(specification, connection))
     }
@@ -285,6 +286,11 @@ impl Directory {
             entry.has_worked = false;
             share_budgets(&entries);
         }
+    }
+
+    /// Nobody refers to these ConfigMaps any more.
+    pub fn forget_bundles(&self, keys: &[Name]) {
+        self.bundles.lock().retain(|key, _| !keys.contains(key));
     }
 
     /// Nobody uses the provider any more.
