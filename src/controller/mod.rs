@@ -1,6 +1,7 @@
 //! From a change in the cluster to a truthful status: gather → plan → perform → report, the same for every kind.
 
 pub mod application;
+pub mod asleep;
 pub mod claims;
 pub mod clock;
 pub mod cluster;
