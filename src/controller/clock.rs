@@ -46,6 +46,22 @@ impl Clock {
         }
     }
 
+    /// The machine slept for a while after `awake`: this clock did not count that. What the API server said since is right already.
+    pub fn slept(&self, span: Duration, awake: Instant) {
+        let mut anchor = self.0.lock();
+        if anchor.steady <= awake {
+            anchor.time = anchor.time.checked_add(span).unwrap_or(anchor.time);
+        }
+    }
+
+    /// The cluster's time at a moment of this process that was told as `said` when it was reckoned. Where that is sooner, time has passed
+    /// since that no clock of this process counted, and what was said is right.
+    #[must_use]
+    pub fn time_or_sooner(&self, steady: Instant, said: Option<Timestamp>) -> Timestamp {
+        let reckoned = self.time_at(steady);
+        said.filter(|said| reckoned.duration_since(*said) > SAME).unwrap_or(reckoned)
+    }
+
     /// The cluster's time now.
     #[must_use]
     pub fn now(&self) -> Timestamp {
@@ -115,6 +131,29 @@ mod tests {
             clock.heard(at(date), after(100), after(130));
             let off = clock.time_at(after(130)).duration_since(at(shown)).abs();
             assert!(off <= SAME, "dated {date}: {off:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_was_reckoned_before_the_machine_slept_is_the_one_that_was_said_whoever_found_out_about_the_sleep() {
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let (end, said) = (after(100), Some(at(10_100)));
+        type Finds = fn(&Clock, Instant);
+        let by_the_kernel: Finds = |clock, now| clock.slept(Duration::from_secs(300), now);
+        let by_the_api_server: Finds = |clock, now| clock.heard(at(10_310), now, now);
+        let by_both: Finds = |clock, now| {
+            clock.heard(at(10_310), now, now);
+            clock.slept(Duration::from_secs(300), now.checked_sub(Duration::from_secs(1)).expect("a moment"));
+        };
+        for finds in [by_the_kernel, by_the_api_server, by_both] {
+            let clock = Clock::at(begun, at(10_000));
+            assert_eq!(clock.time_or_sooner(end, said), at(10_100));
+            assert_eq!(clock.time_or_sooner(after(101), said), at(10_101), "status says whole seconds, which were rounded");
+            finds(&clock, after(10));
+            let now = clock.time_at(after(10));
+            assert!(now.duration_since(at(10_310)).abs() <= SAME, "{now}");
+            assert_eq!(clock.time_or_sooner(end, said), at(10_100), "at the same time of the world");
         }
     }
 }

@@ -375,6 +375,13 @@ impl Context {
         self.namespaces.as_ref()?.get(&ObjectRef::new(namespace))?.metadata.labels.clone()
     }
 
+    /// An object that uses a provider is gone: what was noted of it goes, too.
+    pub fn forget(&self, uid: &str) {
+        self.flaws.forget(uid);
+        self.schedules.forget(uid);
+        self.refresh_tokens.forget(uid);
+    }
+
     /// Writes an event about an object, in this process's name.
     pub async fn announce(&self, subject: &Subject, announcement: &Announcement) {
         cluster::announce(&self.client, subject, &self.settings.namespace, &self.settings.instance, announcement).await;

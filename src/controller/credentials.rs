@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -30,6 +31,14 @@ pub struct ReadCredential {
     pub data: Arc<BTreeMap<String, SecretText>>,
     /// When it last changed, as far as the API server tells.
     pub changed_at: Option<Timestamp>,
+}
+
+impl ReadCredential {
+    /// How long it has said what it says, at `now` in the cluster's time; nothing, where that is not known.
+    #[must_use]
+    pub fn known_for(&self, now: Timestamp) -> Duration {
+        self.changed_at.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default()
+    }
 }
 
 /// What was read.
@@ -67,7 +76,20 @@ impl Credentials {
         let changed_at = changes.max().or(metadata.creation_timestamp.map(|time| time.0));
         let read = ReadCredential { version, data: Arc::new(data), changed_at };
         self.kept.lock().insert(key.clone(), read.clone());
+        let is_ours = metadata.labels.iter().flatten().any(|(label, _)| label == mark::KIND);
+        if !is_ours && !secrets.is_named(key) {
+            // Whoever referred to it went meanwhile.
+            self.forget(std::slice::from_ref(key));
+        }
         Ok(Ok(read))
+    }
+
+    /// Nobody refers to these any more, or they are gone.
+    pub fn forget(&self, keys: &[Name]) {
+        let mut kept = self.kept.lock();
+        for key in keys {
+            kept.remove(key);
+        }
     }
 }
 
@@ -111,4 +133,43 @@ pub fn missing(kind: &str, namespace: &str, name: &str, key: Option<&str>) -> Pr
         None => format!("the {kind} {name} does not exist in the namespace {namespace}: create it there"),
     };
     Problem::new(Reason::CredentialsNotFound, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::{
+        api::ProviderKind,
+        controller::{
+            claims::ProviderKey,
+            versions::{Namer, Who},
+        },
+    };
+
+    #[tokio::test]
+    async fn what_was_read_is_kept_no_longer_than_somebody_refers_to_it() {
+        let metadata = serde_json::json!({ "name": "key", "namespace": "ns", "uid": "u", "resourceVersion": "7" });
+        let secret = serde_json::json!({ "metadata": metadata, "data": { "apikey": "eA==" } });
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let answer = Response::new(Body::from(secret.to_string().into_bytes()));
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let client = Client::new(service, "default");
+        let (credentials, secrets, key) = (Credentials::default(), Versions::default(), Name::new("ns", "key"));
+        let provider = ProviderKey { kind: ProviderKind::IdentityProvider, namespace: "ns".into(), name: "provider".into() };
+        let namer = Namer { who: Who::Provider(provider), uid: "uid".into() };
+        for (named, kept) in [(false, 0), (true, 1)] {
+            drop(secrets.name(&namer, if named { std::slice::from_ref(&key) } else { &[] }));
+            let read = credentials.read(&client, &secrets, &key).await.expect("answered").expect("there");
+            assert_eq!(read.version.resource_version, "7");
+            assert_eq!(credentials.kept.lock().len(), kept, "named: {named}");
+        }
+        credentials.forget(&secrets.name(&namer, &[]));
+        assert!(credentials.kept.lock().is_empty());
+    }
 }

@@ -5,7 +5,8 @@
 //! A candidate compares only *that* the record changed against its own monotonic clock, never another node's time. Every write
 //! carries the resourceVersion that was read, so of two candidates one loses. The holder stops counting itself as leader
 //! `RENEW_DEADLINE` after the start of its last good renewal, which is before anybody else may take over; a process that was
-//! frozen finds that out by the same comparison, right before each call that cannot be repeated.
+//! frozen finds that out by the same comparison, right before each call that cannot be repeated. Where the whole machine slept, its monotonic
+//! clock stood still: the time of sleep counts all the same.
 
 use std::{
     sync::{
@@ -27,9 +28,11 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+
+use super::asleep::Sleepless;
 
 /// Others may take over this long after the last renewal they saw.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -43,8 +46,8 @@ pub const LEASE_NAME: &str = "cloud-identity-operator";
 /// Whether this process leads, and which creates are still unanswered.
 #[derive(Debug)]
 pub struct Leadership {
-    /// `None`: leader election is off.
-    until: Option<Mutex<Instant>>,
+    /// `None`: leader election is off. Otherwise a moment of the clock that sleep does not stop.
+    until: Option<(Sleepless, Mutex<Instant>)>,
     since: Mutex<Timestamp>,
     creates: AtomicUsize,
     creates_done: Notify,
@@ -61,9 +64,9 @@ impl Leadership {
         Arc::new(Self { until: None, since: Mutex::new(Timestamp::now()), creates: AtomicUsize::new(0), creates_done: Notify::new() })
     }
 
-    fn elected(until: Instant) -> Arc<Self> {
+    fn elected(clock: Sleepless, until: Instant) -> Arc<Self> {
         Arc::new(Self {
-            until: Some(Mutex::new(until)),
+            until: Some((clock, Mutex::new(until))),
             since: Mutex::new(Timestamp::now()),
             creates: AtomicUsize::new(0),
             creates_done: Notify::new(),
@@ -73,7 +76,7 @@ impl Leadership {
     /// Whether this process leads right now.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.until.as_ref().is_none_or(|until| Instant::now() < *until.lock())
+        self.until.as_ref().is_none_or(|(clock, until)| clock.now() < *until.lock())
     }
 
     /// When this process began to lead.
@@ -101,13 +104,13 @@ impl Leadership {
     }
 
     fn extend(&self, until: Instant) {
-        if let Some(current) = &self.until {
+        if let Some((_, current)) = &self.until {
             *current.lock() = until;
         }
     }
 
     fn give_up_at(&self) -> Instant {
-        self.until.as_ref().map_or_else(Instant::now, |until| *until.lock())
+        self.until.as_ref().map_or_else(Instant::now, |(_, until)| *until.lock())
     }
 }
 
@@ -130,22 +133,23 @@ impl Drop for CreateInFlight<'_> {
 pub struct Candidate {
     api: Api<Lease>,
     identity: String,
+    clock: Sleepless,
 }
 
 impl Candidate {
     /// A candidate. The client should be its own, with a read timeout and without retries, so that it neither queues nor repeats.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, identity: String) -> Self {
-        Self { api: Api::namespaced(client, namespace), identity }
+    pub fn new(client: Client, namespace: &str, identity: String, clock: Sleepless) -> Self {
+        Self { api: Api::namespaced(client, namespace), identity, clock }
     }
 
     /// Waits until this process leads. `None` when `stop` came first.
     pub async fn acquire(&self, stop: &CancellationToken) -> Option<(Lease, Arc<Leadership>)> {
         let mut seen: Option<(String, Instant)> = None;
         loop {
-            let started = Instant::now();
+            let started = self.clock.now();
             match self.try_acquire(&mut seen).await {
-                Ok(Some(lease)) => return Some((lease, Leadership::elected(started + RENEW_DEADLINE))),
+                Ok(Some(lease)) => return Some((lease, Leadership::elected(self.clock.clone(), started + RENEW_DEADLINE))),
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "the lease cannot be read or written"),
             }
@@ -198,17 +202,18 @@ impl Candidate {
         let parameters = PostParams::default();
         loop {
             let give_up = leadership.give_up_at();
+            let left = |now: Instant| give_up.saturating_duration_since(now);
             tokio::select! {
                 () = drained.cancelled() => return self.give_back(lease).await,
-                () = sleep_until((Instant::now() + RETRY_PERIOD).min(give_up)) => {}
+                () = sleep(RETRY_PERIOD.min(left(self.clock.now()))) => {}
             }
-            let started = Instant::now();
+            let started = self.clock.now();
             if started >= give_up {
                 tracing::error!("the lease could not be renewed in time");
                 return lost.cancel();
             }
             lease.spec = Some(self.spec(lease.spec.as_ref()));
-            match timeout_at(give_up, self.api.replace(LEASE_NAME, &parameters, &lease)).await {
+            match timeout(left(started), self.api.replace(LEASE_NAME, &parameters, &lease)).await {
                 Ok(Ok(renewed)) => {
                     lease = renewed;
                     leadership.extend(started + RENEW_DEADLINE);
@@ -263,6 +268,7 @@ mod tests {
     use stage::Dice;
 
     use super::*;
+    use crate::controller::asleep::tests::sleeper;
 
     /// Mostly quick, sometimes slow, and sometimes as long as a frozen process or a cut network takes.
     fn delay(dice: &mut Dice, is_calm: bool) -> Duration {
@@ -350,7 +356,7 @@ mod tests {
 
     /// Leads whenever it can, and sometimes gives the lease back.
     async fn campaign(server: Arc<Server>, leaders: Leaders, index: usize) {
-        let candidate = Candidate::new(server.client(), "operators", format!("candidate-{index}"));
+        let candidate = Candidate::new(server.client(), "operators", format!("candidate-{index}"), Sleepless::new(|| None));
         loop {
             let Some((lease, leadership)) = candidate.acquire(&CancellationToken::new()).await else { return };
             leaders.lock()[index] = Some(leadership.clone());
@@ -414,5 +420,27 @@ mod tests {
                 }
             });
         }
+    }
+
+    /// A machine that slept so long that others may lead: nothing more is done here, from the very moment on at which it wakes.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_machine_slept_leads_no_longer_although_its_own_clock_stood_still() {
+        let server =
+            Arc::new(Server { dice: Mutex::new(Dice(1)), lease: Mutex::default(), version: AtomicUsize::new(1), is_calm: true.into() });
+        let (clock, slept) = sleeper();
+        let candidate = Candidate::new(server.client(), "operators", "candidate".into(), clock);
+        let (lease, leadership) = candidate.acquire(&CancellationToken::new()).await.expect("nobody else wants it");
+        let lost = CancellationToken::new();
+        let holds = {
+            let (leadership, lost) = (leadership.clone(), lost.clone());
+            tokio::spawn(async move { candidate.hold(lease, leadership, lost, CancellationToken::new()).await })
+        };
+        for (seconds, leads) in [(3, true), (3, true), (30, false)] {
+            *slept.lock() += Duration::from_secs(seconds);
+            assert_eq!(leadership.holds(), leads, "{seconds} s asleep");
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert_eq!((leadership.holds(), lost.is_cancelled()), (leads, !leads), "{seconds} s asleep, and a while after");
+        }
+        holds.await.expect("no panic");
     }
 }

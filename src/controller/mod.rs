@@ -1,6 +1,7 @@
 //! From a change in the cluster to a truthful status: gather → plan → perform → report, the same for every kind.
 
 pub mod application;
+pub mod asleep;
 pub mod claims;
 pub mod clock;
 pub mod cluster;
@@ -147,9 +148,14 @@ async fn reconcile<K: Kind>(ready: Ready<K>, context: Arc<Context>) -> Option<Du
     let result = work::<K>(ready, &context).await;
     let outcome = result.as_ref().map_or_else(Abort::as_str, |_| "done");
     context.metrics.reconciled(K::NAME, outcome, begun.elapsed());
+    let uid = object.meta().uid.as_deref().unwrap_or_default();
+    if !context.claims.lives(uid) {
+        // A pass that outlived its object noted things of it that nobody would forget any more.
+        context.forget(uid);
+    }
     match result {
         Ok(again) => {
-            context.memory.cluster_answered(object.meta().uid.as_deref().unwrap_or_default());
+            context.memory.cluster_answered(uid);
             wait_until(again)
         }
         Err(abort) => after_abort::<K>(&object, &abort, &context),

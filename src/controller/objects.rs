@@ -135,6 +135,12 @@ impl<K: Kept> Objects<K> {
         self.entries.read().values().filter_map(|entry| entry.object.get()).collect()
     }
 
+    /// Their names.
+    #[must_use]
+    pub fn names(&self) -> Vec<Name> {
+        self.entries.read().keys().cloned().collect()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {

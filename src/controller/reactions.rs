@@ -1,13 +1,21 @@
 //! What follows from a change that a watch brings: indexes are kept, and whoever it concerns is asked for.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     ResourceExt,
     core::{PartialObjectMeta, error_boundary::InvalidObject},
-    runtime::{reflector::store, watcher::Event},
+    runtime::{
+        reflector::{ObjectRef, store},
+        watcher::Event,
+    },
 };
 
 use super::{
@@ -45,7 +53,7 @@ pub(super) fn on_application(context: &Arc<Context>) -> impl Fn(Change<AppIdAppl
             let uid = object.uid().unwrap_or_default();
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
-            context.flaws.forget(&uid);
+            context.forget(&uid);
             let claim = claim_of(&object);
             context.wake_all(context.claims.referring_to(&claim.claimant.reference()));
             forget_unused(&context, claim.provider.as_ref());
@@ -57,19 +65,17 @@ pub(super) fn on_token(context: &Arc<Context>) -> impl Fn(Change<AccessToken>) +
     let context = context.clone();
     move |change| match change {
         Change::Applied(object) => {
-            context.secrets.name(&token::namer(&object), &token::watched_secrets(&object));
+            context.credentials.forget(&context.secrets.name(&token::namer(&object), &token::watched_secrets(&object)));
             let waiting = context.claims.apply(token::claim_of(&object));
             context.wake_all(waiting.into_iter().filter(|claimant| Some(&*claimant.uid) != object.metadata.uid.as_deref()));
             drop(context.wake.tokens.send(Name::of(&object.metadata)));
         }
         Change::Deleted(object) => {
             let uid = object.uid().unwrap_or_default();
-            context.secrets.name(&token::namer(&object), &[]);
+            context.credentials.forget(&context.secrets.name(&token::namer(&object), &[]));
             context.wake_all(context.claims.remove(&uid));
             context.memory.forget(&uid);
-            context.flaws.forget(&uid);
-            context.schedules.forget(&uid);
-            context.refresh_tokens.forget(&uid);
+            context.forget(&uid);
             forget_unused(&context, token::claim_of(&object).provider.as_ref());
         }
     }
@@ -92,8 +98,8 @@ pub(super) fn on_provider<P: ProviderObject>(
         Change::Deleted(object) => {
             let specification = object.specification();
             let namer = specification.namer();
-            context.secrets.name(&namer, &[]);
-            context.config_maps.name(&namer, &[]);
+            context.credentials.forget(&context.secrets.name(&namer, &[]));
+            context.directory.forget_bundles(&context.config_maps.name(&namer, &[]));
             let key = specification.key;
             context.directory.remove(&key);
             context.memory.forget(&specification.uid);
@@ -168,14 +174,27 @@ pub(super) fn on_namespace(
     writer: &mut store::Writer<PartialObjectMeta<Namespace>>,
     event: &Event<PartialObjectMeta<Namespace>>,
 ) {
-    let changed = match event {
-        Event::Apply(object) | Event::Delete(object) => Some(object.name_any()),
-        _ => None,
-    };
-    writer.apply_watcher_event(event);
-    if let Some(namespace) = changed {
+    for namespace in relabelled(writer, event) {
         context.wake_all(context.claims.of_cluster_providers_in(&namespace));
     }
+}
+
+/// Takes in an event of the watch over namespaces; returns those whose labels are others now: nothing else of them decides anything. At the
+/// first listing that is none, because nobody here knows what they were before.
+fn relabelled(writer: &mut store::Writer<PartialObjectMeta<Namespace>>, event: &Event<PartialObjectMeta<Namespace>>) -> BTreeSet<String> {
+    let namespaces = writer.as_reader();
+    let has_listed = namespaces.wait_until_ready().now_or_never().is_some();
+    let labels = |name: &str| namespaces.get(&ObjectRef::new(name)).and_then(|namespace| namespace.metadata.labels.clone());
+    let all = || namespaces.state().into_iter().map(|namespace| namespace.name_any()).collect::<BTreeSet<_>>();
+    let former: BTreeMap<String, _> = match event {
+        Event::Apply(object) | Event::Delete(object) => [(object.name_any(), labels(&object.name_any()))].into(),
+        Event::InitDone => all().into_iter().map(|name| (name.clone(), labels(&name))).collect(),
+        Event::Init | Event::InitApply(_) => BTreeMap::new(),
+    };
+    writer.apply_watcher_event(event);
+    let listed = if matches!(event, Event::InitDone) { all() } else { BTreeSet::new() };
+    let seen = former.keys().cloned().chain(listed).filter(|_| has_listed);
+    seen.filter(|name| labels(name) != former.get(name).cloned().flatten()).collect()
 }
 
 pub(super) fn on_secrets(context: &Arc<Context>, changed: Vec<Name>, is_first: bool) {
@@ -183,6 +202,7 @@ pub(super) fn on_secrets(context: &Arc<Context>, changed: Vec<Name>, is_first: b
         wake_namers(context, &context.secrets, &key, is_first);
         let claimants = context.claims.of_secret(&key);
         if context.secrets.get(&key).is_none() {
+            context.credentials.forget(std::slice::from_ref(&key));
             // A name that is free may be all that somebody waits for.
             context.wake_all(claimants);
         } else {
@@ -205,6 +225,48 @@ pub(super) fn wake_namers(context: &Context, versions: &Versions, key: &Name, is
                 context.wake.claimant(claimant);
             }
             Who::Claimant(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(name: &str, version: u64, team: Option<&str>) -> PartialObjectMeta<Namespace> {
+        let labels = team.map(|team| serde_json::json!({ "team": team }));
+        let metadata = serde_json::json!({ "name": name, "resourceVersion": version.to_string(), "labels": labels, "annotations": { "counter": version.to_string() } });
+        serde_json::from_value(serde_json::json!({ "metadata": metadata })).expect("valid metadata")
+    }
+
+    #[test]
+    fn only_a_namespace_whose_labels_changed_concerns_anybody_also_where_the_watch_was_broken_meanwhile() {
+        let (_, mut writer) = store::<PartialObjectMeta<Namespace>>();
+        let mut after = |event| relabelled(&mut writer, &event).into_iter().collect::<Vec<_>>();
+        let first = [("shop", Some("a")), ("bank", None), ("gone", Some("a"))];
+        let mut heard = after(Event::Init);
+        first.iter().for_each(|(name, team)| heard.extend(after(Event::InitApply(namespace(name, 1, *team)))));
+        heard.extend(after(Event::InitDone));
+        assert!(heard.is_empty(), "the first listing: {heard:?}");
+        for (event, expected) in [
+            (Event::Apply(namespace("shop", 2, Some("a"))), vec![]),
+            (Event::Apply(namespace("shop", 3, Some("b"))), vec!["shop"]),
+            (Event::Apply(namespace("shop", 4, None)), vec!["shop"]),
+            (Event::Apply(namespace("shop", 5, Some("b"))), vec!["shop"]),
+            (Event::Apply(namespace("new", 6, Some("b"))), vec!["new"]),
+            (Event::Delete(namespace("new", 7, Some("b"))), vec!["new"]),
+            (Event::Delete(namespace("bank", 8, None)), vec![]),
+            // A watch that was broken, meanwhile.
+            (Event::Init, vec![]),
+            (Event::InitApply(namespace("shop", 9, Some("c"))), vec![]),
+            (Event::InitApply(namespace("bank", 9, Some("c"))), vec![]),
+            (Event::InitDone, vec!["bank", "gone", "shop"]),
+            (Event::Init, vec![]),
+            (Event::InitApply(namespace("shop", 11, Some("c"))), vec![]),
+            (Event::InitApply(namespace("bank", 12, Some("c"))), vec![]),
+            (Event::InitDone, vec![]),
+        ] {
+            assert_eq!(after(event.clone()), expected, "{event:?}");
         }
     }
 }

@@ -13,13 +13,17 @@ use kube::{
     core::{NamespaceResourceScope, PartialObjectMeta},
     runtime::reflector::{Store, store},
 };
-use tokio::{sync::mpsc::unbounded_channel, task::JoinSet};
+use tokio::{
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tower::util::MapFutureLayer;
 
 use super::{
     Context, Passes,
     application::{self, Applications},
+    asleep::Sleepless,
     claims::Claims,
     clock::Clock,
     context::{Memory, Settings, Wake},
@@ -27,6 +31,7 @@ use super::{
     directory::{Directory, Specification},
     flaws::Flaws,
     leadership::{Candidate, Leadership},
+    name::Name,
     objects::{Kept, Objects},
     provider::{ProviderObject, Providers},
     queue,
@@ -127,13 +132,18 @@ pub async fn cluster_uid(client: &Client) -> Result<String, Error> {
 pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), Error> {
     let lost = CancellationToken::new();
     let drained = CancellationToken::new();
-    let clock = options.clock.clone();
+    let (clock, sleepless) = (options.clock.clone(), Sleepless::default());
     let client = plain_client(config.clone(), &clock)?;
     let mut keeper = JoinSet::new();
     let leadership = if options.leader_election {
         let mut lease_config = config.clone();
         lease_config.connect_timeout = Some(Duration::from_secs(5));
-        let candidate = Candidate::new(plain_client(lease_config, &clock)?, &options.settings.namespace, options.settings.instance.clone());
+        let candidate = Candidate::new(
+            plain_client(lease_config, &clock)?,
+            &options.settings.namespace,
+            options.settings.instance.clone(),
+            sleepless.clone(),
+        );
         let Some((lease, leadership)) = candidate.acquire(&stop).await else { return Ok(()) };
         tracing::info!(instance = %options.settings.instance, "leading");
         let (lost, drained, leadership_kept) = (lost.clone(), drained.clone(), leadership.clone());
@@ -144,7 +154,7 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sto
     };
     metrics.set_leader(true);
     let halt = CancellationToken::new();
-    let work = work(config, client, options, metrics.clone(), leadership.clone(), halt.clone());
+    let work = work(config, client, options, metrics.clone(), leadership.clone(), sleepless, halt.clone());
     tokio::pin!(work);
     let outcome = tokio::select! {
         ended = &mut work => return ended.and(Err(Error::Ended("the controller"))),
@@ -178,6 +188,7 @@ async fn work(
     options: RunOptions,
     metrics: Arc<Metrics>,
     leadership: Arc<Leadership>,
+    sleepless: Sleepless,
     halt: CancellationToken,
 ) -> Result<(), Error> {
     let watching = Client::try_from(config)
@@ -197,8 +208,14 @@ async fn work(
     let applications = Objects::<AppIdApplication>::new(count(&application_namespaces));
     let tokens = Objects::<AccessToken>::new(count(&application_namespaces));
     let credentials = Arc::new(Credentials::default());
-    let directory =
-        Directory::new(settings.http.clone(), settings.namespace.clone(), options.cluster_providers, metrics.clone(), credentials.clone());
+    let directory = Directory::new(
+        settings.http.clone(),
+        settings.namespace.clone(),
+        options.cluster_providers,
+        metrics.clone(),
+        credentials.clone(),
+        options.clock.clone(),
+    );
     let context = Arc::new(Context {
         client,
         directory,
@@ -330,8 +347,18 @@ async fn work(
             halt.clone(),
         ),
     );
+    // Timers stood still, too: each object is looked at, from memory alone where nothing is due.
+    let woke = |slept, awake: tokio::time::Instant| {
+        tracing::info!(?slept, "the machine was asleep; everything is looked at");
+        context.clock.slept(slept, awake.into_std());
+        ask_for_all(&applications, &context.wake.applications);
+        ask_for_all(&tokens, &context.wake.tokens);
+        ask_for_all(&providers, &context.wake.providers);
+        ask_for_all(&cluster_providers, &context.wake.cluster_providers);
+    };
     tokio::select! {
         _ = controllers => Ok(()),
+        () = sleepless.on_waking(woke) => Err(Error::Ended("the look at sleep")),
         _ = watches.join_next() => Err(Error::Ended("a watch")),
         () = count_objects(&context, &applications, &tokens, &providers, &cluster_providers) => Ok(()),
     }
@@ -382,6 +409,13 @@ async fn count_objects(
         tally(context, token::KIND, tokens);
         tally(context, IdentityProvider::KIND, providers);
         tally(context, ClusterIdentityProvider::KIND, cluster_providers);
+    }
+}
+
+fn ask_for_all<K: Kept>(objects: &Objects<K>, queue: &UnboundedSender<Name>) {
+    for name in objects.names() {
+        // A queue that is closed belongs to a process that ends.
+        drop(queue.send(name));
     }
 }
 

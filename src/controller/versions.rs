@@ -100,21 +100,31 @@ impl Versions {
         }
     }
 
-    /// Declares which names an object refers to; replaces what it named before.
-    pub fn name(&self, by: &Namer, keys: &[Name]) {
+    /// Declares which names an object refers to; replaces what it named before. Returns those that nobody refers to any more.
+    #[must_use = "what was read under these names is to be forgotten"]
+    pub fn name(&self, by: &Namer, keys: &[Name]) -> Vec<Name> {
         let mut state = self.state.lock();
         let before = if keys.is_empty() { state.names.remove(&by.uid) } else { state.names.insert(by.uid.clone(), keys.to_vec()) };
-        for key in before.into_iter().flatten() {
-            if let Some(namers) = state.named.get_mut(&key) {
+        let mut before = before.unwrap_or_default();
+        for key in &before {
+            if let Some(namers) = state.named.get_mut(key) {
                 namers.retain(|namer| namer.uid != by.uid);
                 if namers.is_empty() {
-                    state.named.remove(&key);
+                    state.named.remove(key);
                 }
             }
         }
         for key in keys {
             state.named.entry(key.clone()).or_default().insert(by.clone());
         }
+        before.retain(|key| !state.named.contains_key(key));
+        before
+    }
+
+    /// Whether anybody refers to a name.
+    #[must_use]
+    pub fn is_named(&self, key: &Name) -> bool {
+        self.state.lock().named.contains_key(key)
     }
 
     /// Who refers to a name.
@@ -224,8 +234,11 @@ mod tests {
         let (versions, mut view) = (Versions::default(), View::new(None));
         let key_of_provider = ProviderKey { kind: ProviderKind::IdentityProvider, namespace: "shop".into(), name: "provider".into() };
         let namer = Namer { who: Who::Provider(key_of_provider), uid: "uid".into() };
-        versions.name(&namer, &[key("former")]);
-        versions.name(&namer, &[key("credential")]);
+        let another = Namer { uid: "another".into(), ..namer.clone() };
+        assert_eq!(versions.name(&another, &[key("credential")]), []);
+        assert_eq!(versions.name(&namer, &[key("former"), key("credential")]), []);
+        assert_eq!(versions.name(&another, &[]), [], "the other one names it still");
+        assert_eq!(versions.name(&namer, &[key("credential")]), [key("former")]);
         for object in [secret("ours", 5, true), secret("credential", 6, false), secret("foreign", 7, false), secret("former", 8, false)] {
             versions.absorb(&mut view, Event::Apply(object));
         }

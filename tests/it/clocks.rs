@@ -226,3 +226,63 @@ async fn a_process_whose_own_clock_is_ten_minutes_wrong_replaces_tokens_in_time_
     let flaws: Vec<String> = flaws.into_iter().flatten().collect();
     assert!(flaws.is_empty(), "{}", flaws.join("\n"));
 }
+
+/// Promises 3 and 10: a machine that slept stops the steady clock of its processes and every timer. What ended meanwhile is replaced soon
+/// after it wakes, and not by a schedule that took no notice.
+///
+/// Traps: T21, T60.
+#[tokio::test]
+async fn a_process_whose_machine_slept_past_the_end_of_its_token_replaces_it_when_it_wakes() {
+    let stage = Stage::new("asleep").await;
+    const LIFE: u64 = 20;
+    let settings = Settings { iam_expires_in: i64::try_from(LIFE).expect("few"), ..Settings::default() };
+    stage.control.set_settings(&settings).await.expect("set");
+    stage.iam().await;
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("asleep-{}", std::process::id()));
+    std::fs::write(&file, "0").expect("written");
+    let environment =
+        [("LD_PRELOAD", shim().await), ("ASLEEP_FILE", file.clone())].map(|(name, value)| (name.to_owned(), value.display().to_string()));
+    let operator = stage.operator_with(OperatorOptions { environment: environment.into(), ..OperatorOptions::default() }).await;
+    stage.ready_provider(IAM).await;
+    stage.token("token", by_iam()).await;
+    stage.token_ready("token").await;
+    let token = async || stage.secret_values("token").await.expect("there")["token"].clone();
+    let (first, still) = (token().await, LIFE + 1);
+    operator.freeze();
+    // That nothing happens while it stands still needs no proof; what happens then, does.
+    tokio::time::sleep(Duration::from_secs(still)).await;
+    std::fs::write(&file, still.to_string()).expect("written");
+    operator.thaw();
+    let woken = Instant::now();
+    eventually("the token is another one", async || token().await != first).await;
+    // It finds out within a second; the machine may be busy. By its own clock, the token would be replaced nine seconds later.
+    assert!(woken.elapsed() < Duration::from_secs(5), "it took {:?}", woken.elapsed());
+    stage.token_ready("token").await;
+    drop(operator.kill().await);
+    std::fs::remove_file(&file).expect("removed");
+}
+
+/// Promise 10: how new a key is, the cluster's clock tells: one that IAM does not know yet is presented again soon, also where the node's
+/// clock is ahead.
+///
+/// Traps: T58, T60.
+#[tokio::test]
+async fn a_new_key_is_new_also_where_the_nodes_clock_is_ahead() {
+    let stage = Stage::new("new-key").await;
+    stage.iam().await;
+    let _operator = with_clock(&stage, 600).await;
+    stage.ready_provider(IAM).await;
+    stage.secret("new-key", &[("apikey", "cafec0de-nobody-knows-me")]).await;
+    let key = json!({ "secretRef": { "name": "new-key" } });
+    let mut document = stage.iam_document("unknown");
+    document["spec"]["iam"]["apiKey"] = key.clone();
+    stage.apply(&document).await.expect("accepted");
+    stage.token("of-its-own", json!({ "providerRef": { "name": IAM }, "credentials": key })).await;
+    stage.token("of-the-provider", json!({ "providerRef": { "name": "unknown" } })).await;
+    for name in ["of-its-own", "of-the-provider"] {
+        let has_failed = |token: &AccessToken| token.status.as_ref().is_some_and(|status| status.failures.is_some());
+        let token = stage.token_where(name, "was refused", has_failed).await;
+        let next = token.status.and_then(|status| status.next_action_at).expect("it is tried again").0;
+        assert!(next < Timestamp::now() + Duration::from_secs(120), "{name}: a new Secret may hold a new key: {next}");
+    }
+}

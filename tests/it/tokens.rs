@@ -631,6 +631,31 @@ async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
     .await;
 }
 
+/// What objects needed that were deleted while their tokens were fetched is needed no more.
+#[tokio::test]
+async fn a_token_that_was_deleted_while_it_was_fetched_takes_nothing_of_the_budget() {
+    const GONE: usize = 3;
+    let stage = Stage::new("budget-gone").await;
+    lifetime(&stage, 4).await;
+    let mut document = stage.iam_document(IAM);
+    document["spec"]["budget"] = json!({ "requestsPerSecond": 1 });
+    stage.apply(&document).await.expect("accepted");
+    let _operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    // Each would need half a request a second.
+    for number in 0..GONE {
+        let name = format!("gone-{number}");
+        let late = Action::Delay { when: When::AfterCommit, milliseconds: 1000 };
+        let fault = stage.control.inject(&Rule::next("iam.token", late)).await.expect("accepted");
+        stage.token(&name, of_iam()).await;
+        stage.control.wait_for_fault(fault.id).await.expect("under way");
+        stage.tokens().delete(&name, &Default::default()).await.expect("deleted");
+    }
+    stage.token("stays", of_iam()).await;
+    let token = stage.token_where("stays", "says how fresh it is", |token| token_condition(token, "Fresh").is_some()).await;
+    assert_eq!(token_condition(&token, "Fresh"), Some(("True", "Refreshed")), "{:?}", token_message(&token, "Fresh"));
+}
+
 /// A wait after a refusal goes on in the next process, also where the object names a credential of its own.
 ///
 /// Traps: T25, T28.

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use sha2::{Digest, Sha256};
@@ -224,7 +223,11 @@ impl Directory {
         let version = ObjectVersion::of(&map.metadata);
         config_maps.note(key.clone(), version.clone());
         let data = Arc::new(map.data.unwrap_or_default());
-        self.bundles.lock().insert(key, (version, data.clone()));
+        self.bundles.lock().insert(key.clone(), (version, data.clone()));
+        if !config_maps.is_named(&key) {
+            // The provider went meanwhile.
+            self.forget_bundles(&[key]);
+        }
         Ok(Some(data))
     }
 
@@ -429,10 +432,7 @@ impl Directory {
         if let Some(iam) = shared.iams.get(&fingerprint).and_then(Weak::upgrade) {
             return Ok((iam, fingerprint));
         }
-        let known_for = source
-            .and_then(|source| source.changed_at)
-            .and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok())
-            .unwrap_or_default();
+        let known_for = source.map(|source| source.known_for(self.clock.now())).unwrap_or_default();
         let tenant =
             Tenant::new("iam", Gate::new(budget), &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
         let iam = Arc::new(Iam::new(tenant, url, credential, known_for));

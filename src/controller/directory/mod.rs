@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 pub(super) use self::connect::{PRIVATE_KEY, algorithm, assertion_lifetime, in_secret};
 pub use self::specification::{Specification, recorded_tenant};
 use self::specification::{is_allowed, parsed};
-use super::{claims::ProviderKey, cluster::Abort, credentials::Credentials, name::Name, turns::Turns, versions::Versions};
+use super::{claims::ProviderKey, clock::Clock, cluster::Abort, credentials::Credentials, name::Name, turns::Turns, versions::Versions};
 use crate::{
     api::{ObjectVersion, ProviderKind, ProviderVersion},
     metrics::Metrics,
@@ -145,6 +145,7 @@ pub struct Directory {
     metrics: Arc<Metrics>,
     entries: Mutex<HashMap<ProviderKey, Entry>>,
     credentials: Arc<Credentials>,
+    clock: Arc<Clock>,
     bundles: Mutex<HashMap<Name, (ObjectVersion, Bundle)>>,
     shared: Mutex<Shared>,
 }
@@ -179,6 +180,7 @@ impl Directory {
         reads_cluster_providers: bool,
         metrics: Arc<Metrics>,
         credentials: Arc<Credentials>,
+        clock: Arc<Clock>,
     ) -> Self {
         Self {
             http,
@@ -187,6 +189,7 @@ impl Directory {
             metrics,
             entries: Mutex::default(),
             credentials,
+            clock,
             bundles: Mutex::default(),
             shared: Mutex::default(),
         }
@@ -208,8 +211,9 @@ impl Directory {
         let namer = specification.namer();
         // Named first, read second: whatever changes in between is reported by the watch.
         let keys: Vec<Name> = specification.secret_names().into_iter().map(|secret| Name::new(&home, secret)).collect();
-        secrets.name(&namer, &keys);
-        config_maps.name(&namer, &specification.config_map_name().map(|map| Name::new(&home, map)).into_iter().collect::<Vec<_>>());
+        let map: Vec<Name> = specification.config_map_name().map(|map| Name::new(&home, map)).into_iter().collect();
+        self.credentials.forget(&secrets.name(&namer, &keys));
+        self.forget_bundles(&config_maps.name(&namer, &map));
         let connection = self.connect(client, secrets, config_maps, &home, specification).await?;
         Ok(self.enter(specification, connection))
     }
@@ -282,6 +286,11 @@ impl Directory {
             entry.has_worked = false;
             share_budgets(&entries);
         }
+    }
+
+    /// Nobody refers to these ConfigMaps any more.
+    pub fn forget_bundles(&self, keys: &[Name]) {
+        self.bundles.lock().retain(|key, _| !keys.contains(key));
     }
 
     /// Nobody uses the provider any more.

@@ -464,9 +464,11 @@ fn is_suspended(object: &AccessToken, status: &AccessTokenStatus) -> bool {
 
 /// End of the published token and when it is to be replaced, in the cluster's time: by this process's own clock where it published it.
 fn times(context: &Context, status: &AccessTokenStatus, uid: &str) -> (Option<Timestamp>, Option<Timestamp>) {
+    let (expires_at, refresh_at) = (status.expires_at.as_ref().map(|at| at.0), status.refresh_at.as_ref().map(|at| at.0));
+    let time = |steady, said| Some(context.clock.time_or_sooner(steady, said));
     match context.schedules.of(uid, status.last_refreshed_at.as_ref().map(|at| at.0)) {
-        Some(kept) => (Some(context.clock.time_at(kept.expires)), Some(context.clock.time_at(kept.refresh))),
-        None => (status.expires_at.as_ref().map(|at| at.0), status.refresh_at.as_ref().map(|at| at.0)),
+        Some(kept) => (time(kept.expires, expires_at), time(kept.refresh, refresh_at)),
+        None => (expires_at, refresh_at),
     }
 }
 

@@ -146,13 +146,15 @@ pub(super) async fn read(context: &Context, object: &AccessToken, outline: &Outl
     let known = outline.issued_for.clone().or_else(|| {
         issued_for(context, object, &outline.provider, &outline.connection, outline.application.as_deref(), outline.audience.clone())
     });
-    Ok(assemble(object, outline, known, &Secrets { namespace: object.namespace().unwrap_or_default(), read }))
+    Ok(assemble(object, outline, known, &Secrets { namespace: object.namespace().unwrap_or_default(), read, now: context.clock.now() }))
 }
 
 /// Secrets that were read, by name.
 struct Secrets {
     namespace: String,
     read: BTreeMap<String, ReadCredential>,
+    /// When, in the cluster's time.
+    now: Timestamp,
 }
 
 impl Secrets {
@@ -182,9 +184,8 @@ fn assemble(object: &AccessToken, outline: &Outline, known: Option<IssuedFor>, s
                 Some(TokenCredentials { secret_ref }) => {
                     let text = secrets.text(&secret_ref.name, secret_ref.key.as_deref().unwrap_or("apikey"))?;
                     let key = iam::api_key(text.expose_secret()).map_err(|failure| Problem::of(&failure))?;
-                    let changed_at = secrets.get(&secret_ref.name)?.changed_at;
-                    let known_for = changed_at.map(|at| Timestamp::now().duration_since(at)).and_then(|age| age.try_into().ok());
-                    (Grant::ApiKey { key, known_for: known_for.unwrap_or_default() }, None)
+                    let known_for = secrets.get(&secret_ref.name)?.known_for(secrets.now);
+                    (Grant::ApiKey { key, known_for }, None)
                 }
                 None if outline.own_credential_is_permitted => (iam.own_request().map_err(|failure| Problem::of(&failure))?.grant, None),
                 None => return Err(not_permitted()),

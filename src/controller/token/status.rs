@@ -153,6 +153,10 @@ impl Pass {
     /// Whether the tenant's tokens need more requests than its budget allows: said before any of them comes too late.
     fn lacks_budget(&self) -> Option<Problem> {
         let (Some((_, life)), Some(source)) = (&self.token, &self.source) else { return None };
+        if !self.context.claims.lives(&self.subject.uid) {
+            // It was deleted meanwhile.
+            return None;
+        }
         // What is needed in the long run: a first wait that is shortened in a crowd comes once.
         let interval = policy_of(&self.object).refresh_after(life, &self.subject.uid);
         let gate = source.connection.service.gate();
