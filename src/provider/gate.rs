@@ -23,6 +23,8 @@ const BREAKER_OPENS_AFTER: u32 = 5;
 const BREAKER_MOST: Duration = Duration::from_secs(30);
 /// The smallest share of its budget that a tenant is left with after pause upon pause.
 const SHARE_LEAST: f64 = 1.0 / 32.0;
+/// The shortest pause: a service that asks for one wants no request at once, whatever it says.
+const PAUSE_LEAST: Duration = Duration::from_secs(1);
 /// By so much of the budget grows the share with each answer: from a half back to the whole takes 250 answers.
 const SHARE_GAINED: f64 = 1.0 / 500.0;
 
@@ -159,7 +161,7 @@ impl Gate {
         if state.current_pause().is_none_or(|pause| !pause.asked_for) {
             state.share = (state.share / 2.0).max(SHARE_LEAST);
         }
-        state.pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN), true);
+        state.pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN).max(PAUSE_LEAST), true);
     }
 
     /// How much traffic the tenant gets.
@@ -353,6 +355,16 @@ mod tests {
         drop(hold);
         tokio::time::advance(Duration::from_secs(8)).await;
         assert!(gate.enter("asking", "c", Urgency::Wanted).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_no_length_is_a_pause() {
+        let gate = Gate::new(TEN);
+        gate.rate_limited(Some(Duration::ZERO));
+        let failure = gate.enter("asking", "a", Urgency::Wanted).await.expect_err("paused");
+        assert_eq!((failure.class, failure.retry_after), (Class::RateLimited, Some(PAUSE_LEAST)));
+        tokio::time::advance(PAUSE_LEAST * 2).await;
+        assert!(gate.enter("asking", "a", Urgency::Wanted).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
