@@ -110,7 +110,7 @@ async fn a_token_of_secure_auth_reads_its_user_and_is_replaced_at_the_interval_o
         .await
         .expect("set");
     let _operator = stage.operator().await;
-    provide(&stage, "store", json!({ "secureAuth": { "url": url, "credentials": pair(), "lifetime": "6s" } })).await;
+    provide(&stage, "store", json!({ "secureAuth": { "url": url, "credentials": pair(), "lifetime": "10s" } })).await;
     stage.ready_provider("store").await;
     stage.token("caller", json!({ "providerRef": { "name": "store" } })).await;
     let ready = stage.token_ready("caller").await;
@@ -126,7 +126,7 @@ async fn a_token_of_secure_auth_reads_its_user_and_is_replaced_at_the_interval_o
     assert!(!shown.contains(&newest.client_id));
     // The console makes a new credential: the provider says so, and goes on with the old one while it works.
     stage.control.regenerate_secure_auth(&user.id).await.expect("made");
-    let touch = Patch::Merge(json!({ "spec": { "secureAuth": { "lifetime": "7s" } } }));
+    let touch = Patch::Merge(json!({ "spec": { "secureAuth": { "lifetime": "11s" } } }));
     stage.providers().patch("store", &PatchParams::default(), &touch).await.expect("accepted");
     stage
         .provider_where("store", "says that its credential is not the newest", |provider| {

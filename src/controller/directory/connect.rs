@@ -52,12 +52,20 @@ const ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
 const ASSERTION_LEAST: Duration = Duration::from_secs(10);
 const ASSERTION_MOST: Duration = Duration::from_secs(300);
 
+/// The least time that a token is taken to live: it costs a call and two writes each time that half of it is over.
+const TOKEN_LIFETIME_LEAST: Duration = Duration::from_secs(10);
+
 /// The key of a Secret under which a private key lies where the spec says nothing.
 pub(in crate::controller) const PRIVATE_KEY: &str = "private_key";
 
 /// How long an assertion is valid.
 pub(in crate::controller) fn assertion_lifetime(span: Option<&Span>, most: Duration) -> Duration {
     span.and_then(Span::duration).unwrap_or(ASSERTION_LIFETIME).clamp(ASSERTION_LEAST, most)
+}
+
+/// How long a token is taken to live where nothing tells. An object that was stored before there was a bound may say less.
+fn token_lifetime(span: Option<&Span>) -> Option<Duration> {
+    span.and_then(Span::duration).map(|lifetime| lifetime.max(TOKEN_LIFETIME_LEAST))
 }
 
 /// With what an assertion is signed; none: only a newer version knows.
@@ -349,7 +357,7 @@ impl Directory {
         let host = origin.origin().ascii_serialization();
         let identity = format!("{}/{}", origin.host_str().unwrap_or_default(), spec.ids_id);
         let common = self.common("secure_auth", &host, &identity, ca, budget)?;
-        let lifetime = spec.lifetime.as_ref().and_then(Span::duration);
+        let lifetime = token_lifetime(spec.lifetime.as_ref());
         parts.push(format!("{lifetime:?}").into());
         let source = read.secret(&spec.credentials.secret_ref.name)?;
         let service = Service::SecureAuth(Arc::new(SecureAuth::new(common.tenant, origin, spec.ids_id.clone(), client, lifetime)));
@@ -389,7 +397,7 @@ impl Directory {
             token_endpoint,
             authentication: authentication(spec.client_authentication.as_ref(), ClientAuthentication::Basic),
             client,
-            lifetime: spec.lifetime.as_ref().and_then(Span::duration),
+            lifetime: token_lifetime(spec.lifetime.as_ref()),
             known_host: known_host.clone(),
             accepted_host: accepted_host.clone(),
         };
@@ -502,4 +510,18 @@ fn revived<K: std::hash::Hash + Eq + Clone, V>(known: &mut HashMap<K, Weak<V>>, 
     let value = make();
     known.insert(key.clone(), Arc::downgrade(&value));
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_is_taken_to_live_for_less_than_ten_seconds() {
+        let read = |text: &str| token_lifetime(Some(&Span(text.into()))).map(|lifetime| lifetime.as_secs());
+        for (text, seconds) in [("0s", Some(10)), ("9s", Some(10)), ("10s", Some(10)), ("10m", Some(600)), ("soon", None)] {
+            assert_eq!(read(text), seconds, "{text}");
+        }
+        assert_eq!(token_lifetime(None), None);
+    }
 }
