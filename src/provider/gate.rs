@@ -17,7 +17,7 @@ use crate::{
     reasons::Reason,
 };
 
-/// This many failures in a row open the circuit breaker.
+/// This many failures in a row open the circuit breaker; what the service answers to one and the same requester counts once.
 const BREAKER_OPENS_AFTER: u32 = 5;
 /// Longest pause of the breaker; then one request is let through.
 const BREAKER_MOST: Duration = Duration::from_secs(30);
@@ -75,6 +75,8 @@ struct State {
     timer_is_set: bool,
     pause: Option<Pause>,
     failures_in_a_row: u32,
+    /// To whom the service answered with a failure of its own since it last answered as it should.
+    failed_for: Vec<String>,
     has_answered: bool,
     /// How much of the budgeted rate is used: all of it, until the service asks for less.
     share: f64,
@@ -100,6 +102,7 @@ impl Gate {
                 timer_is_set: false,
                 pause: None,
                 failures_in_a_row: 0,
+                failed_for: Vec::new(),
                 has_answered: false,
                 share: 1.0,
             }),
@@ -139,19 +142,27 @@ impl Gate {
     pub fn answered(&self) {
         let mut state = self.state.lock();
         state.failures_in_a_row = 0;
+        state.failed_for.clear();
         state.has_answered = true;
         state.share = (state.share + SHARE_GAINED).min(1.0);
     }
 
-    /// The service did not answer, or with a failure of its own.
+    /// The service did not answer.
     pub fn failed(&self) {
+        self.state.lock().fail();
+    }
+
+    /// The service answered with a failure of its own. That may be about what this requester sends, and nothing that others do: a few such
+    /// requesters, however often they come, stop nobody.
+    pub fn failed_for(&self, requester: &str) {
         let mut state = self.state.lock();
-        state.failures_in_a_row = state.failures_in_a_row.saturating_add(1);
-        let beyond = state.failures_in_a_row.saturating_sub(BREAKER_OPENS_AFTER);
-        if state.failures_in_a_row >= BREAKER_OPENS_AFTER {
-            let rest = Duration::from_secs(1).saturating_mul(1 << beyond.min(6)).min(BREAKER_MOST);
-            state.pause_until(Instant::now() + rest, false);
+        if state.failures_in_a_row < BREAKER_OPENS_AFTER {
+            if state.failed_for.iter().any(|known| known == requester) {
+                return;
+            }
+            state.failed_for.push(requester.to_owned());
         }
+        state.fail();
     }
 
     /// The service asked for a pause; without a number, App ID's documented block.
@@ -239,6 +250,15 @@ impl Drop for Permit {
 }
 
 impl State {
+    fn fail(&mut self) {
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        if self.failures_in_a_row >= BREAKER_OPENS_AFTER {
+            let beyond = self.failures_in_a_row - BREAKER_OPENS_AFTER;
+            let rest = Duration::from_secs(1).saturating_mul(1 << beyond.min(6)).min(BREAKER_MOST);
+            self.pause_until(Instant::now() + rest, false);
+        }
+    }
+
     fn interval(&self) -> Duration {
         Duration::from_secs(1).div_f64(f64::from(self.budget.requests_per_second.max(1)) * self.share)
     }
@@ -406,6 +426,32 @@ mod tests {
         gate.answered();
         drop(probe);
         assert!(gate.enter("asking", "a", Urgency::Wanted).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_to_whom_the_service_always_fails_stop_nobody_and_many_do() {
+        let gate = Gate::new(TEN);
+        for _ in 0..100 {
+            for requester in ["a", "b", "c", "d"] {
+                gate.failed_for(requester);
+            }
+        }
+        assert!(!gate.is_paused());
+        gate.failed_for("e");
+        assert!(gate.is_paused(), "five requesters, and nobody was answered");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        drop(gate.enter("asking", "a", Urgency::Wanted).await.expect("one finds out"));
+        gate.failed_for("a");
+        assert!(gate.is_paused(), "and it is not back");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        gate.answered();
+        for requester in ["a", "b", "c", "a", "b", "c"] {
+            gate.failed_for(requester);
+        }
+        assert!(!gate.is_paused(), "an answer begins anew");
+        gate.failed();
+        gate.failed();
+        assert!(gate.is_paused(), "no answer at all counts each time");
     }
 
     #[tokio::test(start_paused = true)]

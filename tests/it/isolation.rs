@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use cloud_identity_operator::api::AppIdApplication;
+use cloud_identity_operator::api::{AccessToken, AppIdApplication};
 use futures::future::join_all;
 use identity_simulator::{AccessRole, Action, CallWait, KeySeed, OAuthClientSeed, OidcServerSeed, Rule, When, switches::RetryAfter};
 use serde_json::json;
-use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, seed, status_written_at};
+use stage::{IAM, OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, seed, status_written_at};
 
 const OTHER_TENANT: &str = "22222222-3333-4444-8555-666666666666";
 const SLOW_TENANT: &str = "33333333-4444-4555-8666-777777777777";
@@ -163,6 +163,34 @@ async fn a_rate_limit_pauses_the_whole_tenant() {
     stage.ready("first").await;
     let calls = stage.control.journal().await.expect("the simulator answers");
     assert!(paused.elapsed() >= Duration::from_secs(3), "the pause was kept: {:?}", calls.first().map(|call| call.time));
+}
+
+/// Promise 9: objects whose credential the service always fails at, however many share it, delay nobody else's token.
+#[tokio::test]
+async fn a_credential_that_the_service_always_fails_at_stops_nobody_elses_token() {
+    let stage = Stage::new("broken").await;
+    stage.iam().await;
+    let _operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    stage.token("good", json!({ "providerRef": { "name": IAM } })).await;
+    stage.token_ready("good").await;
+    let broken = Action::Answer { when: When::BeforeCommit, status: 500, headers: [].into(), body: "{}".into() };
+    let key = "cafec0de-a-key-that-breaks-it";
+    stage.control.inject(&Rule::every("iam.token", broken).body_contains(key)).await.expect("accepted");
+    stage.secret("bad", &[("apikey", key)]).await;
+    let names: Vec<String> = (0..8).map(|n| format!("bad-{n}")).collect();
+    let spec = json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "bad" } } });
+    join_all(names.iter().map(|name| stage.token(name, spec.clone()))).await;
+    let has_failed = |token: &AccessToken| token.status.as_ref().and_then(|status| status.failures) >= Some(3);
+    for token in join_all(names.iter().map(|name| stage.token_where(name, "failed three times", has_failed))).await {
+        let said = stage::token_message(&token, "Ready").expect("a message");
+        assert!(!said.contains("nothing was sent"), "each was answered: {said}");
+    }
+    let before = stage.secret_values("good").await.expect("there")["token"].clone();
+    let asked = Instant::now();
+    stage.ask_for_token("good", "now").await;
+    stage::eventually("the next one is there", async || stage.secret_values("good").await.expect("there")["token"] != before).await;
+    assert!(asked.elapsed() < Duration::from_secs(4), "it waited for nobody: {:?}", asked.elapsed());
 }
 
 /// The simulator's own limit, which blocks for as long as it says, is met once and not again and again.
