@@ -25,6 +25,9 @@ const BREAKER_MOST: Duration = Duration::from_secs(30);
 const SHARE_LEAST: f64 = 1.0 / 32.0;
 /// The shortest pause: a service that asks for one wants no request at once, whatever it says.
 const PAUSE_LEAST: Duration = Duration::from_secs(1);
+/// So many requests tell how long one takes; later ones replace earlier ones little by little.
+const CALLS_THAT_TELL: u32 = 8;
+const CALLS_REMEMBERED: u32 = 32;
 /// By so much of the budget grows the share with each answer: from a half back to the whole takes 250 answers.
 const SHARE_GAINED: f64 = 1.0 / 500.0;
 
@@ -41,6 +44,14 @@ impl Budget {
     /// For App ID: its management API blocks a tenant for 30 s above 50 requests a second (App ID documentation, rate
     /// limits), and other programs use the tenant too. For IAM the same, for want of a published number.
     pub const DEFAULT: Self = Self { requests_per_second: 10, concurrency: 4 };
+
+    /// How many requests a second it lets through where each takes so long, and whether that is for want of concurrency.
+    #[must_use]
+    pub fn rate(self, mean: Option<Duration>) -> (f64, bool) {
+        let by_rate = f64::from(self.requests_per_second);
+        let by_concurrency = mean.map(|mean| f64::from(self.concurrency) / mean.as_secs_f64());
+        by_concurrency.filter(|rate| *rate < by_rate).map_or((by_rate, false), |rate| (rate, true))
+    }
 
     /// The smaller of two budgets, each part by itself.
     #[must_use]
@@ -78,6 +89,8 @@ struct State {
     /// To whom the service answered with a failure of its own since it last answered as it should.
     failed_for: Vec<String>,
     has_answered: bool,
+    /// How many requests were timed, as far as that matters, and how long one takes.
+    timed: (u32, Duration),
     /// How much of the budgeted rate is used: all of it, until the service asks for less.
     share: f64,
 }
@@ -104,6 +117,7 @@ impl Gate {
                 failures_in_a_row: 0,
                 failed_for: Vec::new(),
                 has_answered: false,
+                timed: (0, Duration::ZERO),
                 share: 1.0,
             }),
         })
@@ -163,6 +177,21 @@ impl Gate {
             state.failed_for.push(requester.to_owned());
         }
         state.fail();
+    }
+
+    /// A request took so long, whatever became of it.
+    pub fn took(&self, time: Duration) {
+        let mut state = self.state.lock();
+        let (calls, mean) = state.timed;
+        let calls = (calls + 1).min(CALLS_REMEMBERED);
+        state.timed = (calls, (mean * (calls - 1) + time) / calls);
+    }
+
+    /// How long a request takes on average; `None` while too few were made.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let (calls, mean) = self.state.lock().timed;
+        (calls >= CALLS_THAT_TELL && !mean.is_zero()).then_some(mean)
     }
 
     /// The service asked for a pause; without a number, App ID's documented block.
@@ -452,6 +481,31 @@ mod tests {
         gate.failed();
         gate.failed();
         assert!(gate.is_paused(), "no answer at all counts each time");
+    }
+
+    #[test]
+    fn a_budget_lets_through_what_its_rate_and_its_concurrency_let_through() {
+        let budget = Budget { requests_per_second: 10, concurrency: 4 };
+        let mean = |seconds| Some(Duration::from_secs_f64(seconds));
+        for (mean, rate) in [(None, (10.0, false)), (mean(0.1), (10.0, false)), (mean(0.4), (10.0, false)), (mean(2.0), (2.0, true))] {
+            assert_eq!(budget.rate(mean), rate, "{mean:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn how_long_a_request_takes_is_told_by_the_last_ones() {
+        let gate = Gate::new(TEN);
+        for _ in 1..CALLS_THAT_TELL {
+            gate.took(Duration::from_secs(20));
+            assert_eq!(gate.mean(), None, "a few tell nothing");
+        }
+        gate.took(Duration::from_secs(20));
+        assert_eq!(gate.mean(), Some(Duration::from_secs(20)));
+        for _ in 0..300 {
+            gate.took(Duration::from_secs(1));
+        }
+        let mean = gate.mean().expect("it is known").as_secs_f64();
+        assert!((1.0..1.1).contains(&mean), "what was long ago is forgotten: {mean}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -44,8 +44,12 @@ use crate::{
 };
 
 /// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
-/// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
-const PASSES: u32 = 8;
+/// and one to the service, whose buffers are most of the operator's memory. Twice the concurrency of a tenant keeps that busy.
+pub(super) fn passes(budget: Budget) -> u32 {
+    budget.concurrency.saturating_mul(2).max(PASSES_LEAST)
+}
+
+const PASSES_LEAST: u32 = 8;
 
 /// How long an assertion of a client is valid where the spec says nothing, and the least and the most that it may say.
 const ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
@@ -290,7 +294,7 @@ impl Directory {
             let mut known = self.shared.lock();
             (
                 revived(&mut known.tenants, &place, || SharedTenant::new(Gate::new(budget))),
-                revived(&mut known.admissions, &place, || Turns::new(PASSES)),
+                revived(&mut known.admissions, &place, || Turns::new(passes(budget))),
             )
         };
         let tenant =
@@ -332,7 +336,7 @@ impl Directory {
             tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),
             host: url.origin().ascii_serialization(),
             credentials: source.map(|source| source.version.clone()),
-            admission: Turns::new(PASSES),
+            admission: Turns::new(passes(budget)),
             fingerprint,
             budget,
         })
@@ -412,7 +416,7 @@ impl Directory {
         let place = (host.to_owned(), identity.to_owned());
         let (gate, admission) = {
             let mut known = self.shared.lock();
-            (revived(&mut known.gates, &place, || Gate::new(budget)), revived(&mut known.admissions, &place, || Turns::new(PASSES)))
+            (revived(&mut known.gates, &place, || Gate::new(budget)), revived(&mut known.admissions, &place, || Turns::new(passes(budget))))
         };
         let tenant = Tenant::new(service, gate, &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
         Ok(Common { tenant, connection: Draft { admission, budget } })

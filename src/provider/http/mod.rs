@@ -206,6 +206,7 @@ impl Tenant {
             Err(Failure { may_have_happened: changes, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) })
         });
         drop(permit);
+        self.gate.took(begun.elapsed());
         if let Some(date) = result.as_ref().ok().and_then(|answer| answer.date) {
             self.ahead_by.store(date.as_second() - jiff::Timestamp::now().as_second(), Ordering::Relaxed);
         }
