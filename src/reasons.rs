@@ -114,7 +114,7 @@ reasons! {
     RefreshTokenShared, Waits, "Another AccessToken uses the refresh token of the same Secret, and services take back what is used twice: give each its own.";
     TokenExpired, Retried, "The token in the Secret has ended.";
     TokenTooLarge, NeedsChange, "The token is larger than a Secret can hold: ask for less, for example fewer scopes.";
-    BudgetTooSmall, NeedsChange, "The tenant's tokens need more requests a second than its budget allows: raise budget.requestsPerSecond of the provider.";
+    BudgetTooSmall, NeedsChange, "The tenant's tokens need more requests a second than its budget allows: raise budget.requestsPerSecond of the provider, or budget.concurrency where the service is slow, as the message says.";
     // the Secret
     SecretConflict, Waits, "The Secret's name is taken by something that is not this object's: remove the other, or delete this object and create it with another secret.name.";
     SecretImmutable, Waits, "Somebody made the Secret immutable, and the operator never deletes one: delete it, and it is written anew.";

@@ -309,6 +309,7 @@ pub struct VerifyProvider {
 #[x_kube(
     validation = ("self.url.matches('^https://[^/]+/?$')", "secureAuth.url is the address of a tenant without a path, like https://example.ids.secureauth.com"),
     validation = ("self.idsId == oldSelf.idsId", "secureAuth.idsId is immutable: create a new provider for another store"),
+    validation = ("!has(self.lifetime) || duration(self.lifetime) >= duration('10s')", "a token is taken to live for 10s at least"),
 )]
 pub struct SecureAuthProvider {
     /// Address of the tenant, for example `https://example.ids.secureauth.com`; no path.
@@ -319,7 +320,7 @@ pub struct SecureAuthProvider {
     pub ids_id: String,
     /// The API credential of a user with the developer privilege: client id and client secret as the profile page shows them.
     pub credentials: PairSource,
-    /// How long a token is taken to live, since the service tells none. Default `10m`.
+    /// How long a token is taken to live, since the service tells none; at least `10s`. Default `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Span>,
 }
@@ -335,6 +336,7 @@ fn default_store() -> String {
     validation = ("has(self.issuer) || has(self.tokenEndpoint)", "set issuer, or tokenEndpoint"),
     validation = ("!has(self.expectedIssuer) || has(self.issuer)", "expectedIssuer goes with issuer"),
     validation = ("has(self.issuer) == has(oldSelf.issuer) && (!has(self.issuer) || self.issuer == oldSelf.issuer)", "oidc.issuer is immutable: create a new provider for another server"),
+    validation = ("!has(self.lifetime) || duration(self.lifetime) >= duration('10s')", "a token is taken to live for 10s at least"),
 )]
 pub struct OidcProvider {
     /// The issuer: its discovery document names the endpoints, and must name this very issuer, character for character. Immutable.
@@ -353,7 +355,7 @@ pub struct OidcProvider {
     /// How a client authenticates. Default `ClientSecretBasic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_authentication: Option<ClientAuthentication>,
-    /// How long a token is taken to live where neither the reply nor the token tells. Default `10m`.
+    /// How long a token is taken to live where neither the reply nor the token tells; at least `10s`. Default `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Span>,
 }

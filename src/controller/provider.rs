@@ -153,7 +153,12 @@ impl<P: ProviderObject> Kind for Providers<P> {
 
     async fn perform(pass: &mut Pass<P>, Probe(connection): Probe) -> Result<(), Abort> {
         let urgency = Urgency::Expiring(tokio::time::Instant::now() + PROBE_WITHIN);
-        let caller = Caller { namespace: pass.subject.namespace.clone(), urgency, fence: Some(pass.context.leadership.clone()) };
+        let caller = Caller {
+            namespace: pass.subject.namespace.clone(),
+            urgency,
+            requester: pass.subject.uid.clone(),
+            fence: Some(pass.context.leadership.clone()),
+        };
         pass.found = Some(in_time(connection.service.probe(&caller)).await);
         Ok(())
     }

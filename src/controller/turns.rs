@@ -16,7 +16,8 @@ type Call = Box<dyn FnOnce(Turn) + Send>;
 pub struct Turns(Mutex<State>);
 
 struct State {
-    free: u32,
+    at_once: u32,
+    taken: u32,
     line: Line<Call>,
 }
 
@@ -24,21 +25,33 @@ impl Turns {
     /// As many at once.
     #[must_use]
     pub fn new(at_once: u32) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { free: at_once, line: Line::default() })))
+        Arc::new(Self(Mutex::new(State { at_once, taken: 0, line: Line::default() })))
     }
 
     /// A turn, when one is free: then nobody waits.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Option<Turn> {
         let mut state = self.0.lock();
-        state.free = state.free.checked_sub(1)?;
+        if state.taken >= state.at_once {
+            return None;
+        }
+        state.taken += 1;
         Some(Turn { of: self.clone() })
+    }
+
+    /// From now on as many at once. What is under way goes on; whoever waits is served where there are more.
+    pub fn set(self: &Arc<Self>, at_once: u32) {
+        let before = std::mem::replace(&mut self.0.lock().at_once, at_once);
+        for _ in before..at_once {
+            drop(self.take());
+        }
     }
 
     /// Whether somebody who comes now has to wait.
     #[must_use]
     pub fn are_taken(&self) -> bool {
-        self.0.lock().free == 0
+        let state = self.0.lock();
+        state.taken >= state.at_once
     }
 
     /// Takes a place in the line. `call` is called with the turn, on whatever thread gives it.
@@ -57,9 +70,10 @@ impl Turns {
     fn pass_on(self: &Arc<Self>) {
         let next = {
             let mut state = self.0.lock();
-            let next = state.line.serve(Instant::now());
+            // There may be fewer by now.
+            let next = if state.taken > state.at_once { None } else { state.line.serve(Instant::now()) };
             if next.is_none() {
-                state.free += 1;
+                state.taken -= 1;
             }
             next
         };
@@ -72,7 +86,7 @@ impl Turns {
 
 impl fmt::Debug for Turns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Turns").field("free", &self.0.lock().free).finish_non_exhaustive()
+        f.debug_struct("Turns").field("taken", &self.0.lock().taken).finish_non_exhaustive()
     }
 }
 
@@ -151,6 +165,26 @@ mod tests {
         drop(second);
         let all = [turns.take(), turns.take(), turns.take()].map(|turn| turn.is_some());
         assert_eq!(all, [true, true, false], "as many as in the beginning");
+    }
+
+    #[test]
+    fn more_turns_serve_those_who_wait_and_fewer_take_none_away() {
+        let (turns, (sender, served)) = (Turns::new(1), mpsc::channel());
+        let first = turns.take().expect("free");
+        let tickets = ["a", "b", "c"].map(|name| wait(&turns, &sender, name, Urgency::Wanted));
+        turns.set(3);
+        let got: Vec<_> = served.try_iter().collect();
+        assert_eq!(got.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["a", "b"]);
+        turns.set(1);
+        drop(first);
+        assert!(served.try_recv().is_err(), "two are under way, and one is allowed");
+        let mut got = got.into_iter();
+        drop(got.next());
+        assert!(served.try_recv().is_err() && turns.are_taken());
+        drop(got.next());
+        assert_eq!(served.try_recv().expect("its turn has come").0, "c");
+        assert!(turns.take().is_some() && !turns.are_taken());
+        drop(tickets);
     }
 
     #[test]

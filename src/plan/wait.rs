@@ -24,7 +24,11 @@ pub const ROLE_MISSING: Duration = Duration::from_secs(300);
 #[must_use]
 pub fn after(failure: &Failure, failures: u32, seed: &str) -> Duration {
     match failure.class {
-        Class::RateLimited => spread(failure.retry_after.unwrap_or(RATE_LIMIT_UNKNOWN), seed, failures, 0.0, 0.1),
+        // Who says "at once" again and again says in the long run no more than who names no time.
+        Class::RateLimited => {
+            let told = failure.retry_after.unwrap_or(RATE_LIMIT_UNKNOWN);
+            spread(told, seed, failures, 0.0, 0.1).max(after_transient(failures, seed).min(RATE_LIMIT_UNKNOWN))
+        }
         Class::Transient => {
             let wait = after_transient(failures, seed);
             failure.retry_after.map_or(wait, |told| wait.max(told))
@@ -91,6 +95,7 @@ mod tests {
         let told = after(&failure(Class::RateLimited, Some(7)), 1, "uid");
         assert!(told >= Duration::from_secs(7) && told < Duration::from_secs(8), "{told:?}");
         assert!(after(&failure(Class::RateLimited, None), 9, "uid") >= Duration::from_secs(30));
+        assert!(after(&failure(Class::RateLimited, Some(3600)), 20, "uid") >= Duration::from_secs(3600));
     }
 
     #[test]
@@ -109,7 +114,7 @@ mod tests {
         const DAY: Duration = Duration::from_secs(86_400);
         let attempts = |failure: &Failure, seed: &str| {
             let mut spent = Duration::ZERO;
-            (1..)
+            (1..100_000)
                 .take_while(|failures| {
                     spent += after(failure, *failures, seed);
                     spent <= DAY
@@ -126,6 +131,8 @@ mod tests {
             (failure(Class::Unexpected, None), 60 + 1),
             // A whole tenant shares these.
             (failure(Class::RateLimited, None), 2880 + 1),
+            // Five shorter waits on the way there.
+            (failure(Class::RateLimited, Some(0)), 2880 + 6),
         ];
         for (failure, most) in most {
             for seed in 0..100 {

@@ -17,12 +17,17 @@ use crate::{
     reasons::Reason,
 };
 
-/// This many failures in a row open the circuit breaker.
+/// This many failures in a row open the circuit breaker; what the service answers to one and the same requester counts once.
 const BREAKER_OPENS_AFTER: u32 = 5;
 /// Longest pause of the breaker; then one request is let through.
 const BREAKER_MOST: Duration = Duration::from_secs(30);
 /// The smallest share of its budget that a tenant is left with after pause upon pause.
 const SHARE_LEAST: f64 = 1.0 / 32.0;
+/// The shortest pause: a service that asks for one wants no request at once, whatever it says.
+const PAUSE_LEAST: Duration = Duration::from_secs(1);
+/// So many requests tell how long one takes; later ones replace earlier ones little by little.
+const CALLS_THAT_TELL: u32 = 8;
+const CALLS_REMEMBERED: u32 = 32;
 /// By so much of the budget grows the share with each answer: from a half back to the whole takes 250 answers.
 const SHARE_GAINED: f64 = 1.0 / 500.0;
 
@@ -39,6 +44,14 @@ impl Budget {
     /// For App ID: its management API blocks a tenant for 30 s above 50 requests a second (App ID documentation, rate
     /// limits), and other programs use the tenant too. For IAM the same, for want of a published number.
     pub const DEFAULT: Self = Self { requests_per_second: 10, concurrency: 4 };
+
+    /// How many requests a second it lets through where each takes so long, and whether that is for want of concurrency.
+    #[must_use]
+    pub fn rate(self, mean: Option<Duration>) -> (f64, bool) {
+        let by_rate = f64::from(self.requests_per_second);
+        let by_concurrency = mean.map(|mean| f64::from(self.concurrency) / mean.as_secs_f64());
+        by_concurrency.filter(|rate| *rate < by_rate).map_or((by_rate, false), |rate| (rate, true))
+    }
 
     /// The smaller of two budgets, each part by itself.
     #[must_use]
@@ -73,7 +86,11 @@ struct State {
     timer_is_set: bool,
     pause: Option<Pause>,
     failures_in_a_row: u32,
+    /// To whom the service answered with a failure of its own since it last answered as it should.
+    failed_for: Vec<String>,
     has_answered: bool,
+    /// How many requests were timed, as far as that matters, and how long one takes.
+    timed: (u32, Duration),
     /// How much of the budgeted rate is used: all of it, until the service asks for less.
     share: f64,
 }
@@ -98,7 +115,9 @@ impl Gate {
                 timer_is_set: false,
                 pause: None,
                 failures_in_a_row: 0,
+                failed_for: Vec::new(),
                 has_answered: false,
+                timed: (0, Duration::ZERO),
                 share: 1.0,
             }),
         })
@@ -137,19 +156,42 @@ impl Gate {
     pub fn answered(&self) {
         let mut state = self.state.lock();
         state.failures_in_a_row = 0;
+        state.failed_for.clear();
         state.has_answered = true;
         state.share = (state.share + SHARE_GAINED).min(1.0);
     }
 
-    /// The service did not answer, or with a failure of its own.
+    /// The service did not answer.
     pub fn failed(&self) {
+        self.state.lock().fail();
+    }
+
+    /// The service answered with a failure of its own. That may be about what this requester sends, and nothing that others do: a few such
+    /// requesters, however often they come, stop nobody.
+    pub fn failed_for(&self, requester: &str) {
         let mut state = self.state.lock();
-        state.failures_in_a_row = state.failures_in_a_row.saturating_add(1);
-        let beyond = state.failures_in_a_row.saturating_sub(BREAKER_OPENS_AFTER);
-        if state.failures_in_a_row >= BREAKER_OPENS_AFTER {
-            let rest = Duration::from_secs(1).saturating_mul(1 << beyond.min(6)).min(BREAKER_MOST);
-            state.pause_until(Instant::now() + rest, false);
+        if state.failures_in_a_row < BREAKER_OPENS_AFTER {
+            if state.failed_for.iter().any(|known| known == requester) {
+                return;
+            }
+            state.failed_for.push(requester.to_owned());
         }
+        state.fail();
+    }
+
+    /// A request took so long, whatever became of it.
+    pub fn took(&self, time: Duration) {
+        let mut state = self.state.lock();
+        let (calls, mean) = state.timed;
+        let calls = (calls + 1).min(CALLS_REMEMBERED);
+        state.timed = (calls, (mean * (calls - 1) + time) / calls);
+    }
+
+    /// How long a request takes on average; `None` while too few were made.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let (calls, mean) = self.state.lock().timed;
+        (calls >= CALLS_THAT_TELL && !mean.is_zero()).then_some(mean)
     }
 
     /// The service asked for a pause; without a number, App ID's documented block.
@@ -159,7 +201,7 @@ impl Gate {
         if state.current_pause().is_none_or(|pause| !pause.asked_for) {
             state.share = (state.share / 2.0).max(SHARE_LEAST);
         }
-        state.pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN), true);
+        state.pause_until(Instant::now() + told.unwrap_or(RATE_LIMIT_UNKNOWN).max(PAUSE_LEAST), true);
     }
 
     /// How much traffic the tenant gets.
@@ -237,6 +279,15 @@ impl Drop for Permit {
 }
 
 impl State {
+    fn fail(&mut self) {
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        if self.failures_in_a_row >= BREAKER_OPENS_AFTER {
+            let beyond = self.failures_in_a_row - BREAKER_OPENS_AFTER;
+            let rest = Duration::from_secs(1).saturating_mul(1 << beyond.min(6)).min(BREAKER_MOST);
+            self.pause_until(Instant::now() + rest, false);
+        }
+    }
+
     fn interval(&self) -> Duration {
         Duration::from_secs(1).div_f64(f64::from(self.budget.requests_per_second.max(1)) * self.share)
     }
@@ -356,6 +407,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_pause_of_no_length_is_a_pause() {
+        let gate = Gate::new(TEN);
+        gate.rate_limited(Some(Duration::ZERO));
+        let failure = gate.enter("asking", "a", Urgency::Wanted).await.expect_err("paused");
+        assert_eq!((failure.class, failure.retry_after), (Class::RateLimited, Some(PAUSE_LEAST)));
+        tokio::time::advance(PAUSE_LEAST * 2).await;
+        assert!(gate.enter("asking", "a", Urgency::Wanted).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn after_a_pause_the_service_is_asked_half_as_often_and_as_often_as_before_when_it_has_answered_for_a_while() {
         let gate = Gate::new(Budget { requests_per_second: 10, concurrency: 1 });
         let second_of = async |requests: u32| {
@@ -394,6 +455,57 @@ mod tests {
         gate.answered();
         drop(probe);
         assert!(gate.enter("asking", "a", Urgency::Wanted).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_to_whom_the_service_always_fails_stop_nobody_and_many_do() {
+        let gate = Gate::new(TEN);
+        for _ in 0..100 {
+            for requester in ["a", "b", "c", "d"] {
+                gate.failed_for(requester);
+            }
+        }
+        assert!(!gate.is_paused());
+        gate.failed_for("e");
+        assert!(gate.is_paused(), "five requesters, and nobody was answered");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        drop(gate.enter("asking", "a", Urgency::Wanted).await.expect("one finds out"));
+        gate.failed_for("a");
+        assert!(gate.is_paused(), "and it is not back");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        gate.answered();
+        for requester in ["a", "b", "c", "a", "b", "c"] {
+            gate.failed_for(requester);
+        }
+        assert!(!gate.is_paused(), "an answer begins anew");
+        gate.failed();
+        gate.failed();
+        assert!(gate.is_paused(), "no answer at all counts each time");
+    }
+
+    #[test]
+    fn a_budget_lets_through_what_its_rate_and_its_concurrency_let_through() {
+        let budget = Budget { requests_per_second: 10, concurrency: 4 };
+        let mean = |seconds| Some(Duration::from_secs_f64(seconds));
+        for (mean, rate) in [(None, (10.0, false)), (mean(0.1), (10.0, false)), (mean(0.4), (10.0, false)), (mean(2.0), (2.0, true))] {
+            assert_eq!(budget.rate(mean), rate, "{mean:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn how_long_a_request_takes_is_told_by_the_last_ones() {
+        let gate = Gate::new(TEN);
+        for _ in 1..CALLS_THAT_TELL {
+            gate.took(Duration::from_secs(20));
+            assert_eq!(gate.mean(), None, "a few tell nothing");
+        }
+        gate.took(Duration::from_secs(20));
+        assert_eq!(gate.mean(), Some(Duration::from_secs(20)));
+        for _ in 0..300 {
+            gate.took(Duration::from_secs(1));
+        }
+        let mean = gate.mean().expect("it is known").as_secs_f64();
+        assert!((1.0..1.1).contains(&mean), "what was long ago is forgotten: {mean}");
     }
 
     #[tokio::test(start_paused = true)]

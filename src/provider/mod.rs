@@ -39,6 +39,8 @@ pub struct Caller {
     pub namespace: String,
     /// How urgent it is.
     pub urgency: Urgency,
+    /// Whose request it is: a failure of the service may be about what this one sends.
+    pub requester: String,
     /// Asked right before every call that changes something; `None` for the one call that a former leader may still make.
     pub fence: Option<Arc<dyn Fence>>,
 }

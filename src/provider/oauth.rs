@@ -53,10 +53,10 @@ pub(super) struct TokenCall<'a> {
 #[derive(Deserialize)]
 pub(super) struct Reply {
     access_token: Option<SecretText>,
-    token_type: Option<String>,
+    token_type: Option<Words>,
     expires_in: Option<Seconds>,
     expiration: Option<Seconds>,
-    scope: Option<String>,
+    scope: Option<Words>,
     id_token: Option<SecretText>,
     refresh_token: Option<SecretText>,
 }
@@ -67,6 +67,15 @@ pub(super) struct Reply {
 enum Seconds {
     Number(f64),
     Text(String),
+    Other(serde::de::IgnoredAny),
+}
+
+/// The standard wants words with spaces between them; some servers send a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Words {
+    Text(String),
+    List(Vec<String>),
     Other(serde::de::IgnoredAny),
 }
 
@@ -188,7 +197,7 @@ pub(super) fn issued(tenant: &Tenant, doing: &'static str, answer: &Answer, requ
             None => tenant.nonsense(doing, spends, answer, "the answer holds no token"),
         });
     };
-    if reply.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+    if reply.token_type.as_ref().and_then(Words::told).is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
         let message = "the service issues tokens of another type than Bearer";
         let failure = Failure::new(doing, Class::Unexpected, Reason::UnexpectedResponse, message);
         return Err(Failure { status: Some(answer.status), may_have_happened: spends, ..failure });
@@ -196,7 +205,7 @@ pub(super) fn issued(tenant: &Tenant, doing: &'static str, answer: &Answer, requ
     Ok(IssuedToken {
         access_token: token.clone(),
         told: told(&reply, token, answer),
-        scope: reply.scope.filter(|scope| !scope.is_empty()),
+        scope: reply.scope.as_ref().and_then(Words::told).filter(|scope| !scope.is_empty()),
         // One that nobody signed proves nothing, whatever stands in it (RFC 8725, section 3.1).
         identity_token: reply.id_token.filter(|token| is_sendable(token.expose_secret()) && is_signed(token.expose_secret())),
         refresh_token: reply.refresh_token.filter(|token| !token.expose_secret().is_empty()),
@@ -282,6 +291,16 @@ impl Seconds {
     }
 }
 
+impl Words {
+    fn told(&self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.clone()),
+            Self::List(words) => Some(words.join(" ")),
+            Self::Other(_) => None,
+        }
+    }
+}
+
 /// Beginning and end of a token that is a JWT; unverified, because nobody is trusted for it.
 fn times(token: &str) -> Times {
     payload(token).and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
@@ -324,6 +343,29 @@ mod tests {
             [(r#"{"alg":"RS256"}"#, true), (r#"{"alg":"none"}"#, false), (r#"{"alg":"NONE"}"#, false), ("{}", false), ("x", false)]
         {
             assert_eq!(is_signed(&of(header)), is, "{header}");
+        }
+    }
+
+    #[test]
+    fn scopes_are_read_as_words_and_as_a_list_and_anything_else_is_ignored() {
+        let read = |field: &str, text: &str| {
+            let reply = serde_json::from_str::<Reply>(&format!(r#"{{"access_token":"t","{field}":{text}}}"#)).expect(text);
+            assert!(reply.access_token.is_some(), "{text}");
+            let words = if field == "scope" { reply.scope } else { reply.token_type };
+            words.and_then(|words| words.told())
+        };
+        for field in ["scope", "token_type"] {
+            for (text, words) in [
+                (r#""a b""#, Some("a b")),
+                (r#"["a","b"]"#, Some("a b")),
+                ("[]", Some("")),
+                ("[1]", None),
+                (r#"{"a":true}"#, None),
+                ("7", None),
+                ("null", None),
+            ] {
+                assert_eq!(read(field, text).as_deref(), words, "{field}: {text}");
+            }
         }
     }
 

@@ -51,8 +51,18 @@ pub struct Oidc {
     tenant: Tenant,
     settings: OidcSettings,
     http: HttpSettings,
-    discovered: tokio::sync::Mutex<Option<(Instant, Url)>>,
+    discovered: Mutex<Option<Discovered>>,
+    /// Held while the document is read, so that one request serves all who wait.
+    reading: tokio::sync::Mutex<()>,
     known_host: Mutex<Option<String>>,
+}
+
+/// The token endpoint that the document named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Discovered {
+    endpoint: Url,
+    read_at: Instant,
+    read_again_at: Instant,
 }
 
 /// After a failure it is left alone for this long, where the endpoint is known from before.
@@ -92,7 +102,7 @@ impl Oidc {
     #[must_use]
     pub fn new(tenant: Tenant, settings: OidcSettings, http: HttpSettings) -> Self {
         let known_host = Mutex::new(settings.known_host.clone());
-        Self { tenant, settings, http, discovered: tokio::sync::Mutex::default(), known_host }
+        Self { tenant, settings, http, discovered: Mutex::default(), reading: tokio::sync::Mutex::default(), known_host }
     }
 
     /// The server's HTTP side.
@@ -130,22 +140,37 @@ impl Oidc {
         if let Some(explicit) = &self.settings.token_endpoint {
             return Ok(explicit.clone());
         }
-        let mut discovered = self.discovered.lock().await;
-        if let Some((_, endpoint)) = discovered.as_ref().filter(|(until, _)| Instant::now() < *until) {
-            return Ok(endpoint.clone());
+        let asked_at = Instant::now();
+        let Some(known) = self.known() else { return self.read(caller, |_| true).await };
+        if asked_at < known.read_again_at {
+            return Ok(known.endpoint);
         }
-        match (self.discover(caller).await, discovered.take()) {
-            (Ok(endpoint), _) => {
-                *discovered = Some((Instant::now() + DISCOVERED_FOR, endpoint.clone()));
-                Ok(endpoint)
-            }
-            // What was good before is good enough until the server tells something else; it is asked again a little later.
-            (Err(failure), Some((_, known))) if failure.class == Class::Transient => {
-                *discovered = Some((Instant::now() + FAILED_FOR, known.clone()));
-                Ok(known)
-            }
-            (Err(failure), _) => Err(failure),
+        // One reads it again; the others go on with what is known.
+        let Ok(reading) = self.reading.try_lock() else { return Ok(known.endpoint) };
+        let found = self.discover(caller).await;
+        self.learn(&found);
+        drop(reading);
+        found.or_else(|failure| self.known().map(|known| known.endpoint).ok_or(failure))
+    }
+
+    /// Reads the document, unless one that was read meanwhile will do.
+    async fn read(&self, caller: &Caller, will_do: impl Fn(&Discovered) -> bool) -> Result<Url, Failure> {
+        let _reading = self.reading.lock().await;
+        if let Some(known) = self.known().filter(will_do) {
+            return Ok(known.endpoint);
         }
+        let found = self.discover(caller).await;
+        self.learn(&found);
+        found
+    }
+
+    fn known(&self) -> Option<Discovered> {
+        self.discovered.lock().clone()
+    }
+
+    fn learn(&self, found: &Result<Url, Failure>) {
+        let mut discovered = self.discovered.lock();
+        *discovered = learned(discovered.take(), found, Instant::now());
     }
 
     async fn discover(&self, caller: &Caller) -> Result<Url, Failure> {
@@ -205,16 +230,27 @@ impl TokenIssuer for Oidc {
             issuer,
             request,
         };
+        let asked_at = Instant::now();
         let endpoint = self.token_endpoint(caller).await?;
         match oauth::ask(&self.tenant, caller, call(endpoint.clone())).await {
             // The endpoint may have moved since it was discovered.
             Err(failure) if failure.status == Some(404) && self.settings.token_endpoint.is_none() => {
-                *self.discovered.lock().await = None;
-                let found = self.token_endpoint(caller).await?;
+                let found = self.read(caller, |known| known.read_at >= asked_at).await?;
                 if found == endpoint { Err(failure) } else { oauth::ask(&self.tenant, caller, call(found)).await }
             }
             result => result,
         }
+    }
+}
+
+/// What is known once the document was asked for. What was good before is good enough until the document tells something else; where it cannot be
+/// read, it is asked for again a little later.
+fn learned(known: Option<Discovered>, found: &Result<Url, Failure>, now: Instant) -> Option<Discovered> {
+    const TELLS_SOMETHING_ELSE: [Reason; 3] = [Reason::IssuerMismatch, Reason::EndpointsChanged, Reason::AddressNotAllowed];
+    match found {
+        Ok(endpoint) => Some(Discovered { endpoint: endpoint.clone(), read_at: now, read_again_at: now + DISCOVERED_FOR }),
+        Err(failure) if TELLS_SOMETHING_ELSE.contains(&failure.reason) => None,
+        Err(_) => known.map(|known| Discovered { read_again_at: now + FAILED_FOR, ..known }),
     }
 }
 
@@ -239,6 +275,33 @@ fn places(issuer: &Url) -> Vec<Url> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_that_was_found_once_is_used_until_the_document_tells_something_else() {
+        use Class::{RateLimited, Rejected, Transient, Unauthorized, Unexpected};
+        let endpoint = Url::parse("https://h/token").expect("a URL");
+        let begun = Instant::now();
+        let found = learned(None, &Ok(endpoint.clone()), begun).expect("it is known");
+        let later = begun + DISCOVERED_FOR;
+        assert_eq!((&found.endpoint, found.read_at, found.read_again_at), (&endpoint, begun, later));
+        for (class, reason, stays) in [
+            (Transient, Reason::ServiceUnavailable, true),
+            (RateLimited, Reason::RateLimited, true),
+            (Unauthorized, Reason::Unauthorized, true),
+            (Rejected, Reason::Rejected, true),
+            (Rejected, Reason::TlsNotTrusted, true),
+            (Rejected, Reason::DiscoveryFailed, true),
+            (Unexpected, Reason::UnexpectedResponse, true),
+            (Rejected, Reason::IssuerMismatch, false),
+            (Rejected, Reason::EndpointsChanged, false),
+            (Rejected, Reason::AddressNotAllowed, false),
+        ] {
+            let failed = Err(Failure::new(DISCOVERING, class, reason, ""));
+            let kept = stays.then(|| Discovered { read_again_at: later + FAILED_FOR, ..found.clone() });
+            assert_eq!(learned(Some(found.clone()), &failed, later), kept, "{reason:?}");
+            assert_eq!(learned(None, &failed, later), None, "{reason:?}: nothing was known");
+        }
+    }
 
     #[test]
     fn a_document_is_looked_for_where_the_standards_put_it() {

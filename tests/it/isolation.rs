@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use cloud_identity_operator::api::AppIdApplication;
+use cloud_identity_operator::api::{AccessToken, AppIdApplication};
 use futures::future::join_all;
 use identity_simulator::{AccessRole, Action, CallWait, KeySeed, OAuthClientSeed, OidcServerSeed, Rule, When, switches::RetryAfter};
 use serde_json::json;
-use stage::{OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, seed, status_written_at};
+use stage::{IAM, OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, seed, status_written_at};
 
 const OTHER_TENANT: &str = "22222222-3333-4444-8555-666666666666";
 const SLOW_TENANT: &str = "33333333-4444-4555-8666-777777777777";
@@ -163,6 +163,71 @@ async fn a_rate_limit_pauses_the_whole_tenant() {
     stage.ready("first").await;
     let calls = stage.control.journal().await.expect("the simulator answers");
     assert!(paused.elapsed() >= Duration::from_secs(3), "the pause was kept: {:?}", calls.first().map(|call| call.time));
+}
+
+/// Promise 9: objects whose credential the service always fails at, however many share it, delay nobody else's token.
+#[tokio::test]
+async fn a_credential_that_the_service_always_fails_at_stops_nobody_elses_token() {
+    let stage = Stage::new("broken").await;
+    stage.iam().await;
+    let _operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    stage.token("good", json!({ "providerRef": { "name": IAM } })).await;
+    stage.token_ready("good").await;
+    let broken = Action::Answer { when: When::BeforeCommit, status: 500, headers: [].into(), body: "{}".into() };
+    let key = "cafec0de-a-key-that-breaks-it";
+    stage.control.inject(&Rule::every("iam.token", broken).body_contains(key)).await.expect("accepted");
+    stage.secret("bad", &[("apikey", key)]).await;
+    let names: Vec<String> = (0..8).map(|n| format!("bad-{n}")).collect();
+    let spec = json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "bad" } } });
+    join_all(names.iter().map(|name| stage.token(name, spec.clone()))).await;
+    let has_failed = |token: &AccessToken| token.status.as_ref().and_then(|status| status.failures) >= Some(3);
+    for token in join_all(names.iter().map(|name| stage.token_where(name, "failed three times", has_failed))).await {
+        let said = stage::token_message(&token, "Ready").expect("a message");
+        assert!(!said.contains("nothing was sent"), "each was answered: {said}");
+    }
+    let before = stage.secret_values("good").await.expect("there")["token"].clone();
+    let asked = Instant::now();
+    stage.ask_for_token("good", "now").await;
+    stage::eventually("the next one is there", async || stage.secret_values("good").await.expect("there")["token"] != before).await;
+    assert!(asked.elapsed() < Duration::from_secs(4), "it waited for nobody: {:?}", asked.elapsed());
+}
+
+/// Promise 3: of a slow service as much is asked at once as the budget allows, and where that is too little it is said.
+#[tokio::test]
+async fn a_slow_service_is_asked_as_much_at_once_as_its_budget_allows_and_less_than_is_needed_is_said() {
+    let stage = Stage::new("slow").await;
+    let with = async |concurrency: u32| {
+        let mut document = stage.iam_document(IAM);
+        document["spec"]["budget"] = json!({ "requestsPerSecond": 1000, "concurrency": concurrency });
+        stage.apply(&document).await.expect("accepted");
+    };
+    let settings = identity_simulator::Settings { iam_expires_in: 14, ..stage.control.settings().await.expect("the simulator answers") };
+    stage.control.set_settings(&settings).await.expect("set");
+    with(32).await;
+    let _operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    stage.control.clear_journal().await.expect("cleared");
+    let late = |milliseconds| Rule::every("iam.token", Action::Delay { when: When::BeforeCommit, milliseconds });
+    stage.control.inject(&late(8000)).await.expect("accepted");
+    let names: Vec<String> = (0..24).map(|n| format!("token-{n}")).collect();
+    join_all(names.iter().map(|name| stage.token(name, json!({ "providerRef": { "name": IAM } })))).await;
+    stage.control.wait_for_calls(&CallWait::received("iam.token", 24)).await.expect("all of them ask");
+    let counts = stage.control.calls().await.expect("the simulator answers");
+    assert_eq!(counts.of("iam.token").answered, 0, "all of them at once");
+    stage.control.clear_faults().await.expect("mended");
+    join_all(names.iter().map(|name| stage.token_ready(name))).await;
+    // Twenty-four tokens every six seconds or so, one after the other.
+    stage.control.inject(&late(1000)).await.expect("accepted");
+    with(1).await;
+    stage::eventually("one of them says what is needed", async || {
+        let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
+        tokens.iter().any(|token| {
+            let is_said = stage::token_condition(token, "Fresh") == Some(("False", "BudgetTooSmall"));
+            is_said && stage::token_message(token, "Fresh").is_some_and(|said| said.contains("raise budget.concurrency"))
+        })
+    })
+    .await;
 }
 
 /// The simulator's own limit, which blocks for as long as it says, is met once and not again and again.

@@ -110,7 +110,7 @@ async fn a_token_of_secure_auth_reads_its_user_and_is_replaced_at_the_interval_o
         .await
         .expect("set");
     let _operator = stage.operator().await;
-    provide(&stage, "store", json!({ "secureAuth": { "url": url, "credentials": pair(), "lifetime": "6s" } })).await;
+    provide(&stage, "store", json!({ "secureAuth": { "url": url, "credentials": pair(), "lifetime": "10s" } })).await;
     stage.ready_provider("store").await;
     stage.token("caller", json!({ "providerRef": { "name": "store" } })).await;
     let ready = stage.token_ready("caller").await;
@@ -471,6 +471,33 @@ async fn a_dead_server_costs_nobody_a_token_that_lives() {
     let recovered = stage.token_ready("orders").await;
     assert_eq!(token_condition(&recovered, "Ready").map(|(status, _)| status), Some("True"));
     assert!(stage.event("orders", "Refreshed").await.contains("again"));
+}
+
+/// Promise 9: a discovery document that is not served any more ends nobody's tokens, as long as the endpoint that it named gives them.
+#[tokio::test]
+async fn a_discovery_document_that_is_gone_costs_nobody_a_token() {
+    let (stage, _operator) = with_server("undiscovered", OidcSettings::default()).await;
+    provide(&stage, "server", json!({ "oidc": { "issuer": issuer(&stage), "credentials": pair() } })).await;
+    stage.ready_provider("server").await;
+    for name in ["one", "two"] {
+        stage.token(name, json!({ "providerRef": { "name": "server" } })).await;
+        stage.token_ready(name).await;
+    }
+    let before = published(&stage, "two").await;
+    let answer = |status| Action::Answer { when: When::BeforeCommit, status, headers: [].into(), body: "{}".into() };
+    stage.control.inject(&Rule::every("oidc.discovery", answer(403))).await.expect("accepted");
+    let reads = stage.calls("oidc.discovery").await;
+    stage.control.inject(&Rule::next("oidc.token", answer(404))).await.expect("accepted");
+    // Its token endpoint may have moved, so that the document is asked for.
+    stage.ask_for_token("one", "now").await;
+    stage
+        .token_where("one", "is told that there is no document", |token| {
+            token_condition(token, "Fresh").is_some_and(|(status, _)| status == "False")
+        })
+        .await;
+    assert!(stage.calls("oidc.discovery").await > reads, "it was asked for");
+    stage.ask_for_token("two", "now").await;
+    eventually("the next one is there", async || published(&stage, "two").await != before).await;
 }
 
 /// A look at the service with a token that has been ended before its time: as the service tells it, by 401 or in its own way.

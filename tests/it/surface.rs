@@ -396,6 +396,16 @@ fn providers() -> Vec<Row> {
             json!({ "secureAuth": { "url": "https://t.ids.secureauth.com", "credentials": pair, "lifetime": "5m" } }),
         ),
         of(
+            json!({ "secureAuth": { "url": "https://t.ids.secureauth.com", "credentials": pair, "lifetime": "0s" } }),
+            "a token is taken to live for 10s at least",
+            json!({ "secureAuth": { "url": "https://t.ids.secureauth.com", "credentials": pair, "lifetime": "10s" } }),
+        ),
+        of(
+            json!({ "oidc": { "issuer": "https://id.example.com", "lifetime": "9s" } }),
+            "a token is taken to live for 10s at least",
+            json!({ "oidc": { "issuer": "https://id.example.com", "lifetime": "0m10s" } }),
+        ),
+        of(
             json!({ "oidc": { "credentials": pair } }),
             "set issuer, or tokenEndpoint",
             json!({ "oidc": { "issuer": "https://id.example.com/realms/a" } }),

@@ -15,7 +15,12 @@ use crate::{
 
 impl Pass {
     pub(super) fn caller(&self) -> Caller {
-        Caller { namespace: self.subject.namespace.clone(), urgency: urgency(&self.object), fence: Some(self.context.leadership.clone()) }
+        Caller {
+            namespace: self.subject.namespace.clone(),
+            urgency: urgency(&self.object),
+            requester: self.subject.uid.clone(),
+            fence: Some(self.context.leadership.clone()),
+        }
     }
 
     pub(super) fn app_id(&self) -> Result<Arc<AppId>, Failure> {

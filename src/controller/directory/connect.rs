@@ -43,13 +43,20 @@ use crate::{
 };
 
 /// So many passes over objects of one tenant run at once; the others wait in a small place. Each may hold a connection to the API server
-/// and one to the service, whose buffers are most of the operator's memory. Twice the usual concurrency of a tenant keeps that busy.
-const PASSES: u32 = 8;
+/// and one to the service, whose buffers are most of the operator's memory. Twice the concurrency of a tenant keeps that busy.
+pub(super) fn passes(budget: Budget) -> u32 {
+    budget.concurrency.saturating_mul(2).max(PASSES_LEAST)
+}
+
+const PASSES_LEAST: u32 = 8;
 
 /// How long an assertion of a client is valid where the spec says nothing, and the least and the most that it may say.
 const ASSERTION_LIFETIME: Duration = Duration::from_secs(60);
 const ASSERTION_LEAST: Duration = Duration::from_secs(10);
 const ASSERTION_MOST: Duration = Duration::from_secs(300);
+
+/// The least time that a token is taken to live: it costs a call and two writes each time that half of it is over.
+const TOKEN_LIFETIME_LEAST: Duration = Duration::from_secs(10);
 
 /// The key of a Secret under which a private key lies where the spec says nothing.
 pub(in crate::controller) const PRIVATE_KEY: &str = "private_key";
@@ -57,6 +64,11 @@ pub(in crate::controller) const PRIVATE_KEY: &str = "private_key";
 /// How long an assertion is valid.
 pub(in crate::controller) fn assertion_lifetime(span: Option<&Span>, most: Duration) -> Duration {
     span.and_then(Span::duration).unwrap_or(ASSERTION_LIFETIME).clamp(ASSERTION_LEAST, most)
+}
+
+/// How long a token is taken to live where nothing tells. An object that was stored before there was a bound may say less.
+fn token_lifetime(span: Option<&Span>) -> Option<Duration> {
+    span.and_then(Span::duration).map(|lifetime| lifetime.max(TOKEN_LIFETIME_LEAST))
 }
 
 /// With what an assertion is signed; none: only a newer version knows.
@@ -287,7 +299,7 @@ impl Directory {
             let mut known = self.shared.lock();
             (
                 revived(&mut known.tenants, &place, || SharedTenant::new(Gate::new(budget))),
-                revived(&mut known.admissions, &place, || Turns::new(PASSES)),
+                revived(&mut known.admissions, &place, || Turns::new(passes(budget))),
             )
         };
         let tenant =
@@ -329,7 +341,7 @@ impl Directory {
             tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),
             host: url.origin().ascii_serialization(),
             credentials: source.map(|source| source.version.clone()),
-            admission: Turns::new(PASSES),
+            admission: Turns::new(passes(budget)),
             fingerprint,
             budget,
         })
@@ -354,7 +366,7 @@ impl Directory {
         let host = origin.origin().ascii_serialization();
         let identity = format!("{}/{}", origin.host_str().unwrap_or_default(), spec.ids_id);
         let common = self.common("secure_auth", &host, &identity, ca, budget)?;
-        let lifetime = spec.lifetime.as_ref().and_then(Span::duration);
+        let lifetime = token_lifetime(spec.lifetime.as_ref());
         parts.push(format!("{lifetime:?}").into());
         let source = read.secret(&spec.credentials.secret_ref.name)?;
         let service = Service::SecureAuth(Arc::new(SecureAuth::new(common.tenant, origin, spec.ids_id.clone(), client, lifetime)));
@@ -394,7 +406,7 @@ impl Directory {
             token_endpoint,
             authentication: authentication(spec.client_authentication.as_ref(), ClientAuthentication::Basic),
             client,
-            lifetime: spec.lifetime.as_ref().and_then(Span::duration),
+            lifetime: token_lifetime(spec.lifetime.as_ref()),
             known_host: known_host.clone(),
             accepted_host: accepted_host.clone(),
         };
@@ -409,7 +421,7 @@ impl Directory {
         let place = (host.to_owned(), identity.to_owned());
         let (gate, admission) = {
             let mut known = self.shared.lock();
-            (revived(&mut known.gates, &place, || Gate::new(budget)), revived(&mut known.admissions, &place, || Turns::new(PASSES)))
+            (revived(&mut known.gates, &place, || Gate::new(budget)), revived(&mut known.admissions, &place, || Turns::new(passes(budget))))
         };
         let tenant = Tenant::new(service, gate, &self.http, ca, self.metrics.clone()).map_err(|failure| Problem::of(&failure))?;
         Ok(Common { tenant, connection: Draft { admission, budget } })
@@ -504,4 +516,18 @@ fn revived<K: std::hash::Hash + Eq + Clone, V>(known: &mut HashMap<K, Weak<V>>, 
     let value = make();
     known.insert(key.clone(), Arc::downgrade(&value));
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_is_taken_to_live_for_less_than_ten_seconds() {
+        let read = |text: &str| token_lifetime(Some(&Span(text.into()))).map(|lifetime| lifetime.as_secs());
+        for (text, seconds) in [("0s", Some(10)), ("9s", Some(10)), ("10s", Some(10)), ("10m", Some(600)), ("soon", None)] {
+            assert_eq!(read(text), seconds, "{text}");
+        }
+        assert_eq!(token_lifetime(None), None);
+    }
 }

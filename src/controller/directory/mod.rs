@@ -422,7 +422,9 @@ fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
         // Of one tenant is what shares a gate; each API key of IAM has its own, whichever providers use it.
         let is_alike = |other: &Arc<Connection>| std::ptr::eq(other.service.gate(), connection.service.gate());
         let alike = connected().filter(|(other, has_worked)| *has_worked && is_alike(other)).map(|(other, _)| other.budget);
-        connection.service.gate().set_budget(alike.reduce(Budget::at_most).unwrap_or(connection.budget));
+        let budget = alike.reduce(Budget::at_most).unwrap_or(connection.budget);
+        connection.service.gate().set_budget(budget);
+        connection.admission.set(connect::passes(budget));
     }
 }
 

@@ -275,7 +275,9 @@ impl Pass {
         let Some(source) = &self.source else { return Err(Abort::Stale) };
         let context = self.context.clone();
         let fence = Some(context.leadership.clone() as Arc<dyn crate::provider::Fence>);
-        let caller = Caller { namespace: self.subject.namespace.clone(), urgency: urgency(&self.context, &self.object), fence };
+        let namespace = self.subject.namespace.clone();
+        let requester = source.requester(&namespace).unwrap_or_else(|| self.subject.uid.clone());
+        let caller = Caller { namespace, urgency: urgency(&self.context, &self.object), requester, fence };
         let request = self.refresh_token.as_ref().map(|held| held.request(&source.request));
         // The process does not end between the answer and the successor's being stored.
         let in_flight = request.as_ref().map(|_| context.leadership.begin_create());

@@ -53,6 +53,12 @@ impl Source {
         std::ptr::from_ref(self.connection.service.gate()).addr()
     }
 
+    /// Stands for the credential that it brings, if it brings one: what the service makes of that, it makes of it for everybody who asks with it.
+    pub(super) fn requester(&self, namespace: &str) -> Option<String> {
+        let names: Vec<&str> = self.issued_for.credentials.keys().map(String::as_str).collect();
+        (!names.is_empty()).then(|| format!("{namespace}/{}", names.join(" ")))
+    }
+
     /// The tenant that issues the tokens, by the name that it has; where none is proven, by its address.
     pub(super) fn tenant(&self) -> String {
         self.connection.tenant.as_ref().map_or_else(|| self.connection.host.clone(), ToString::to_string)

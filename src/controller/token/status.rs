@@ -161,11 +161,18 @@ impl Pass {
         let interval = policy_of(&self.object).refresh_after(life, &self.subject.uid);
         let gate = source.connection.service.gate();
         let needed = self.context.schedules.need(&self.subject.uid, source.place(), interval);
-        let allowed = gate.budget().requests_per_second;
-        (needed > f64::from(allowed)).then(|| {
-            let message = format!(
-                "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed}: raise budget.requestsPerSecond of the provider, or they come late"
-            );
+        let (mean, budget) = (gate.mean(), gate.budget());
+        let (allowed, lacks_concurrency) = budget.rate(mean);
+        (needed > allowed).then(|| {
+            let message = match mean.filter(|_| lacks_concurrency) {
+                Some(mean) => format!(
+                    "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed:.1}, since each takes {:.1} s: raise budget.concurrency of the provider, or they come late",
+                    mean.as_secs_f64()
+                ),
+                None => format!(
+                    "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed}: raise budget.requestsPerSecond of the provider, or they come late"
+                ),
+            };
             Problem::new(Reason::BudgetTooSmall, message)
         })
     }

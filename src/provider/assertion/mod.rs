@@ -79,7 +79,8 @@ pub(super) fn signed(key: &SigningKey, speaker: &Speaker<'_>, occasion: &Occasio
     let Occasion { doing, issuer, endpoint, now } = occasion;
     let refused = |message| Failure::new(doing, Class::Rejected, Reason::CredentialsInvalid, message);
     let audience = match &key.audience {
-        Audience::Issuer if issuer.is_empty() => json!(endpoint.as_str()),
+        // Where there is no issuer, the endpoint is all there is.
+        Audience::Issuer | Audience::Both if issuer.is_empty() => json!(endpoint.as_str()),
         Audience::Issuer => json!(issuer),
         Audience::TokenEndpoint => json!(endpoint.as_str()),
         Audience::Both => json!([issuer, endpoint.as_str()]),

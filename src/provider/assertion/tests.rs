@@ -35,10 +35,15 @@ fn without(jwk: &str, name: &str) -> String {
 }
 
 fn assertion(key: &SigningKey) -> SecretText {
+    assertion_for(key, "https://id.example.com")
+}
+
+/// The same for a server that goes by this name.
+fn assertion_for(key: &SigningKey, issuer: &str) -> SecretText {
     let claims = [("tier".to_owned(), "gold".to_owned()), ("iss".to_owned(), "forged".to_owned())].into();
     let speaker = Speaker { issuer: "orders", subject: "ann", claims: &claims };
     let endpoint = Url::parse("https://id.example.com/token").expect("a URL");
-    let occasion = Occasion { doing: "asking", issuer: "https://id.example.com", endpoint: &endpoint, now: 1_000 };
+    let occasion = Occasion { doing: "asking", issuer, endpoint: &endpoint, now: 1_000 };
     signed(key, &speaker, &occasion).expect("it is signed")
 }
 
@@ -88,6 +93,10 @@ fn no_two_assertions_have_the_same_id_and_each_is_for_whom_it_should_be() {
         (Audience::Named("https://other.example.com".into()), json!("https://other.example.com")),
     ] {
         assert_eq!(claims(&SigningKey { audience, ..base.clone() })["aud"], expected);
+    }
+    for audience in [Audience::Issuer, Audience::Both] {
+        let nameless = assertion_for(&SigningKey { audience, ..base.clone() }, "");
+        assert_eq!(verified(&nameless, Algorithm::Es256).1["aud"], json!("https://id.example.com/token"), "nobody goes by no name");
     }
 }
 

@@ -206,11 +206,12 @@ impl Tenant {
             Err(Failure { may_have_happened: changes, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) })
         });
         drop(permit);
+        self.gate.took(begun.elapsed());
         if let Some(date) = result.as_ref().ok().and_then(|answer| answer.date) {
             self.ahead_by.store(date.as_second() - jiff::Timestamp::now().as_second(), Ordering::Relaxed);
         }
         let outcome = match &result {
-            Ok(answer) => self.note(answer),
+            Ok(answer) => self.note(caller, answer),
             Err(failure) => {
                 if failure.class == Class::Transient {
                     self.gate.failed();
@@ -222,14 +223,14 @@ impl Tenant {
         result.map(Some)
     }
 
-    fn note(&self, answer: &Answer) -> &'static str {
+    fn note(&self, caller: &Caller, answer: &Answer) -> &'static str {
         match answer.status {
             _ if answer.asks_for_a_pause() => {
                 self.gate.rate_limited(answer.retry_after);
                 "rate_limited"
             }
             500..=599 => {
-                self.gate.failed();
+                self.gate.failed_for(&caller.requester);
                 "server_error"
             }
             400..=499 => {
