@@ -260,7 +260,9 @@ impl Row<'_> {
             _ => 1,
         };
         let is_slow = [Fault::Hang, Fault::Drip].contains(&self.fault);
-        if self.wait().1 == Wait::Grows && !is_slow { of_one_attempt * 2 } else { of_one_attempt }
+        // An endpoint that is known is used again after one read that failed: the document is left alone for a minute.
+        let is_left_alone = self.operation == DISCOVERY && self.phase == Phase::Change;
+        if self.wait().1 == Wait::Grows && !is_slow && !is_left_alone { of_one_attempt * 2 } else { of_one_attempt }
     }
 
     async fn inject(&self) {
