@@ -262,7 +262,7 @@ pub enum AssertionAudience {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("(self.method == 'PrivateKeyJwt') == has(self.privateKey)", "privateKey goes with method: PrivateKeyJwt"),
+    validation = ("(self.method == 'PrivateKeyJwt') == has(self.privateKey)", "method: PrivateKeyJwt needs privateKey, and no other method has it"),
     validation = ("self.method == 'ClientSecretBasic' || !has(self.basicEncoding)", "basicEncoding goes with method: ClientSecretBasic"),
 )]
 pub struct ClientAuthentication {

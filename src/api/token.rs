@@ -174,9 +174,9 @@ pub struct Parameter {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("(has(self.type) && self.type == 'Password') == has(self.password)", "password goes with type: Password"),
-    validation = ("(has(self.type) && self.type == 'JwtBearer') == has(self.assertion)", "assertion goes with type: JwtBearer"),
-    validation = ("(has(self.type) && self.type == 'RefreshToken') == has(self.refreshToken)", "refreshToken goes with type: RefreshToken"),
+    validation = ("(has(self.type) && self.type == 'Password') == has(self.password)", "type: Password needs password, and no other type has it"),
+    validation = ("(has(self.type) && self.type == 'JwtBearer') == has(self.assertion)", "type: JwtBearer needs assertion, and no other type has it"),
+    validation = ("(has(self.type) && self.type == 'RefreshToken') == has(self.refreshToken)", "type: RefreshToken needs refreshToken, and no other type has it"),
     validation = ("!has(self.audienceRef) || !has(self.audiences)", "set audiences or audienceRef, not both"),
 )]
 pub struct GrantSpec {
@@ -214,15 +214,18 @@ pub struct GrantSpec {
     pub refresh_token: Option<RefreshTokenSource>,
 }
 
-/// When the token is replaced. Whatever is set, it is replaced while it is still valid.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// When the token is replaced. Whatever is set, it is replaced while it is still valid, and not sooner than after 10 s, or 45 % of its life.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("!has(self.maxInterval) || duration(self.maxInterval) >= duration('10s')", "maxInterval is 10s at least: leave it out for the default, 30m"),
+)]
 pub struct RefreshSpec {
     /// When so much of its lifetime is over, in per cent, 1 to 99. Default 66.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "per_cent")]
     pub at_percent: Option<i32>,
-    /// After this long at the latest. Default `30m`.
+    /// After this long at the latest. Default `30m`; at least `10s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_interval: Option<Span>,
     /// So much of its lifetime must be left; half of it where the lifetime is shorter than twice that. Default `120s`: a Pod sees a changed
@@ -254,7 +257,7 @@ pub enum TokenLayout {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = rules::NAME_STAYS,
-    validation = ("(self.layout == 'IbmSdk') == has(self.service)", "secret.service goes with layout IbmSdk"),
+    validation = ("(self.layout == 'IbmSdk') == has(self.service)", "layout IbmSdk needs secret.service, and no other layout has it"),
     validation = ("!has(self.serviceUrl) || has(self.service)", "secret.serviceUrl goes with layout IbmSdk"),
     validation = rules::NEW_NAMES_DIFFER,
     validation = rules::NEW_NAMES_ARE_KEYS,

@@ -251,7 +251,8 @@ impl<P: ProviderObject> Pass<P> {
             }
             (Ok(_), Some(Err(failure))) => {
                 status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));
-                status.next_action_at = later(wait::after(failure, failures, uid));
+                let is_missed = self.context.directory.is_doubted(&self.object.specification().key);
+                status.next_action_at = later(wait::of_a_provider(failure, failures, uid, is_missed));
                 (Some(Problem::of(failure)), State::Unknown(Problem::new(Reason::Unknown, "the provider could not be checked")))
             }
             (Ok(_), None) => (None, State::Unknown(Problem::new(Reason::Unknown, "not checked yet"))),

@@ -45,7 +45,7 @@ impl Problem {
     /// A Secret that is somebody else's.
     #[must_use]
     pub fn foreign_secret(whose: &str) -> Self {
-        let way_out = "remove or rename it, or delete this object and create it with another secret.name";
+        let way_out = "remove it, or delete this object and create it with another secret.name";
         Self::new(Reason::SecretConflict, format!("a Secret of that name exists and belongs to {whose}; it is left as it is: {way_out}"))
     }
 

@@ -11,6 +11,8 @@ use crate::model::{Class, Failure, RATE_LIMIT_UNKNOWN};
 const TRANSIENT_FIRST: Duration = Duration::from_secs(2);
 /// Longest wait after a transient failure: with the spread of 20 % a broken object costs at most 360 attempts a day, and a few more while the waits grow.
 const TRANSIENT_MOST: Duration = Duration::from_secs(300);
+/// A provider that objects with nothing left wait for is looked at so often: less than what a minute allows it in reports.
+const MISSED: Duration = Duration::from_secs(20);
 /// What was refused is looked at again after this long (± 20 %), because what was wrong is often mended at the service.
 pub const REFUSED: Duration = Duration::from_secs(30 * 60);
 /// What waits for something in the cluster is woken by it; this is only the net below (± 20 %).
@@ -35,6 +37,17 @@ pub fn after(failure: &Failure, failures: u32, seed: &str) -> Duration {
         }
         Class::Unauthorized | Class::Rejected | Class::Unexpected => spread(REFUSED, seed, failures, -0.2, 0.2),
     }
+}
+
+/// How long until a provider is looked at again. One that objects with nothing left wait for is looked at for all of them, so that none waits
+/// long when its service is back.
+#[must_use]
+pub fn of_a_provider(failure: &Failure, failures: u32, seed: &str, is_missed: bool) -> Duration {
+    if !is_missed || failure.class != Class::Transient {
+        return after(failure, failures, seed);
+    }
+    // As told, by the service or by the tenant's own pause, which ends with the first request that is let through.
+    spread(MISSED, seed, failures, -0.2, 0.2).max(failure.retry_after.unwrap_or_default())
 }
 
 /// How long to wait after so many hiccups in a row.
@@ -88,6 +101,20 @@ mod tests {
         assert!(waits[19] >= TRANSIENT_MOST.mul_f64(0.8));
         assert!(after(&failure(Class::Transient, Some(90)), 1, "uid") >= Duration::from_secs(90));
         assert!(after(&failure(Class::Transient, None), u32::MAX, "uid") <= TRANSIENT_MOST.mul_f64(1.2));
+    }
+
+    #[test]
+    fn a_provider_that_others_wait_for_is_looked_at_three_times_a_minute_or_as_told() {
+        let (hiccup, paused) = (failure(Class::Transient, None), failure(Class::Transient, Some(30)));
+        for failures in 1..30 {
+            let [missed, told, alone] = [(&hiccup, true), (&paused, true), (&hiccup, false)]
+                .map(|(failure, is_missed)| of_a_provider(failure, failures, "uid", is_missed).as_secs_f64());
+            assert!((16.0..=24.0).contains(&missed), "{failures}: {missed}");
+            assert!((30.0 - told).abs() < 0.001, "{failures}: {told}");
+            assert!(failures < 10 || alone >= 240.0, "{failures}: {alone}");
+        }
+        let refused = failure(Class::Rejected, None);
+        assert_eq!(of_a_provider(&refused, 1, "uid", true), after(&refused, 1, "uid"));
     }
 
     #[test]

@@ -145,18 +145,19 @@ async fn a_token_that_has_ended_says_so_while_it_waits_for_its_turn() {
 #[tokio::test]
 async fn objects_that_an_obstacle_stops_have_a_few_passes_at_once() {
     let stage = with_iam("stopped", 3600).await;
-    let names: Vec<String> = (0..400).map(|number| format!("token-{number}")).collect();
+    let names: Vec<String> = (0..250).map(|number| format!("token-{number}")).collect();
     stream::iter(&names).for_each_concurrent(16, |name| stage.token(name, json!({ "providerRef": { "name": "nobody" } }))).await;
     let operator = stage.operator().await;
-    let (mut most, mut all_said) = (0, false);
+    let (mut most, mut all_said, mut listed) = (0, false, Instant::now());
     while !all_said {
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", operator.pid())).map_or(0, Iterator::count);
         most = most.max(descriptors);
-        if most > 0 && operator.log().contains("working") {
+        if listed.elapsed() > Duration::from_millis(300) {
+            listed = Instant::now();
             let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
             all_said = tokens.iter().all(|token| token_condition(token, "Ready") == Some(("False", "ProviderNotFound")));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(most < 120, "{most} files and connections at once");
+    assert!((20..120).contains(&most), "{most} files and connections at once");
 }

@@ -366,3 +366,41 @@ async fn a_credential_that_was_made_anew_in_the_console_is_told_by_the_providers
         stage.provider_where("store", "says so", |provider| stage::provider_condition(provider, "Ready") == Some(("False", reason))).await;
     }
 }
+
+/// Promises 3 and 10: an outage that outlasts the tokens is over for all of them when it is over for the provider, which is looked at within
+/// a minute, however long each of them has failed.
+///
+/// Traps: T28.
+#[tokio::test]
+async fn when_a_service_is_back_whoever_has_nothing_left_gets_a_token_soon() {
+    let stage = Stage::new("outage").await;
+    with_server(&stage, OidcSettings { expires_in: 12, ..OidcSettings::default() }).await;
+    let _operator = stage.operator().await;
+    stage.ready_provider("server").await;
+    let names = ["one", "two", "three"];
+    for name in names {
+        stage.token(name, json!({ "providerRef": { "name": "server" } })).await;
+        stage.token_ready(name).await;
+    }
+    let rule = stage.control.inject(&Rule::every("oidc", Action::Drop { when: When::BeforeCommit })).await.expect("accepted");
+    for name in names {
+        let ended = |token: &cloud_identity_operator::api::AccessToken| {
+            let waits = token.status.as_ref().and_then(|status| status.next_action_at.as_ref());
+            // By itself it would not be tried again for a while.
+            token_condition(token, "SecretPublished") == Some(("False", "TokenExpired"))
+                && waits.is_some_and(|at| at.0.duration_since(jiff::Timestamp::now()).as_secs() > 50)
+        };
+        stage.token_where(name, "has ended, and waits for a minute", ended).await;
+    }
+    stage
+        .provider_where("server", "says what is wrong", |provider| {
+            stage::provider_condition(provider, "Ready") == Some(("False", "ServiceUnavailable"))
+        })
+        .await;
+    stage.control.remove_fault(rule.id).await.expect("it goes");
+    let begun = std::time::Instant::now();
+    for name in names {
+        stage.token_ready(name).await;
+    }
+    assert!(begun.elapsed().as_secs() < 60, "it took {:?}", begun.elapsed());
+}

@@ -417,7 +417,7 @@ fn providers() -> Vec<Row> {
         ),
         of(
             oidc_with(json!({ "method": "PrivateKeyJwt" })),
-            "privateKey goes with method: PrivateKeyJwt",
+            "method: PrivateKeyJwt needs privateKey, and no other method has it",
             oidc_with(json!({ "method": "PrivateKeyJwt", "privateKey": { "secretRef": { "name": "key" } }, "algorithm": "ES256" })),
         ),
         of(
@@ -513,15 +513,15 @@ fn tokens() -> Vec<Row> {
             "credentials goes with providerRef: clientRef brings its own",
             json!({ "credentials": { "secretRef": { "name": "pair", "keys": { "clientId": "id", "clientSecret": "pw" } } } }),
         ),
-        token(grant(json!({ "type": "Password" })), "password goes with type: Password", grant(user.clone())),
+        token(grant(json!({ "type": "Password" })), "type: Password needs password, and no other type has it", grant(user.clone())),
         token(
             grant(json!({ "password": { "secretRef": { "name": "user" } } })),
-            "password goes with type: Password",
+            "type: Password needs password, and no other type has it",
             grant(json!({ "type": "ClientCredentials" })),
         ),
         token(
             grant(json!({ "type": "JwtBearer" })),
-            "assertion goes with type: JwtBearer",
+            "type: JwtBearer needs assertion, and no other type has it",
             grant(json!({ "type": "JwtBearer", "assertion": { "secretRef": { "name": "assertion" } } })),
         ),
         token(bearer(json!({})), "set exactly one of secretRef and signed", bearer(json!({ "signed": { "privateKey": key } }))),
@@ -547,7 +547,7 @@ fn tokens() -> Vec<Row> {
         token(signed(json!({ "algorithm": "HS256" })), r#"Unsupported value: "HS256""#, signed(json!({ "algorithm": "ES256" }))),
         token(
             grant(json!({ "type": "RefreshToken" })),
-            "refreshToken goes with type: RefreshToken",
+            "type: RefreshToken needs refreshToken, and no other type has it",
             grant(json!({ "type": "RefreshToken", "refreshToken": { "secretRef": { "name": "seed" } } })),
         ),
         token(
@@ -573,13 +573,22 @@ fn tokens() -> Vec<Row> {
             "a span of time is hours, minutes and seconds, like 1h30m or 90s",
             json!({ "refresh": { "maxInterval": "1h30m", "minRemaining": "90s" } }),
         ),
+        token(
+            json!({ "refresh": { "maxInterval": "0s" } }),
+            "maxInterval is 10s at least: leave it out for the default, 30m",
+            json!({ "refresh": { "maxInterval": "10s" } }),
+        ),
         token(json!({ "refresh": { "atPercent": 100 } }), "should be less than or equal to 99", json!({ "refresh": { "atPercent": 99 } })),
         token(
             secret(json!({ "layout": "IbmSdk" })),
-            "secret.service goes with layout IbmSdk",
+            "layout IbmSdk needs secret.service, and no other layout has it",
             secret(json!({ "layout": "IbmSdk", "service": "kms" })),
         ),
-        token(secret(json!({ "service": "kms" })), "secret.service goes with layout IbmSdk", secret(json!({ "layout": "BearerToken" }))),
+        token(
+            secret(json!({ "service": "kms" })),
+            "layout IbmSdk needs secret.service, and no other layout has it",
+            secret(json!({ "layout": "BearerToken" })),
+        ),
         token(
             secret(json!({ "serviceUrl": "https://kms.example.com" })),
             "secret.serviceUrl goes with layout IbmSdk",

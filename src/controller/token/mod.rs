@@ -250,6 +250,9 @@ impl Pass {
 
     /// What was met at the service is news about the provider, too: its own status is to say so.
     fn tell_the_provider(&self, issued: &Result<Issued, Failure>) {
+        // Whoever has nothing left waits for the service to come back, and a provider that is doubted is looked at often.
+        let now = self.context.clock.now();
+        let has_ended = self.world.published.as_ref().is_some_and(|published| published.expires_at <= now);
         use Reason::{AddressNotAllowed, DiscoveryFailed, EndpointsChanged, IssuerMismatch, TenantNotFound, TlsNotTrusted};
         let Some(source) = &self.source else { return };
         match issued {
@@ -258,7 +261,7 @@ impl Pass {
                 let of_the_place = [AddressNotAllowed, DiscoveryFailed, EndpointsChanged, IssuerMismatch, TenantNotFound, TlsNotTrusted];
                 let is_of_the_provider =
                     of_the_place.contains(&failure.reason) || (source.is_the_providers_own && failure.class == Class::Unauthorized);
-                if is_of_the_provider {
+                if is_of_the_provider || (has_ended && failure.class == Class::Transient) {
                     self.context.doubt(&source.provider);
                 }
             }

@@ -277,8 +277,23 @@ impl World {
         if let (Some(Ok(issued)), Some(Ok(()))) = (&self.issued, &self.written) {
             return Some((issued.expires_at, true));
         }
-        let published = self.published.as_ref().filter(|_| matches!(self.secret, SecretView::Ours { is_intact: true }))?;
+        let is_there = matches!(self.secret, SecretView::Ours { is_intact: true } | SecretView::Immutable);
+        let published = self.published.as_ref().filter(|_| is_there)?;
         Some((published.expires_at, published.fits_the_spec))
+    }
+
+    /// Why the Secret holds no token of this object.
+    fn nothing_published(&self) -> Problem {
+        match (self.obstacle(), &self.published) {
+            (Some(obstacle), Some(_)) if obstacle.reason == Reason::Suspended => {
+                let message =
+                    "the Secret is gone or was changed, and the object is suspended: set spec.suspend to false, and it is put back";
+                Problem::new(Reason::SecretMissing, message)
+            }
+            (Some(obstacle), _) => obstacle,
+            (None, Some(_)) => Problem::new(Reason::SecretMissing, "the Secret is gone or was changed: it is put back with the next token"),
+            (None, None) => Problem::new(Reason::InProgress, "there is no Secret with a token of this object yet"),
+        }
     }
 
     fn failure(&self) -> Option<&Failure> {
@@ -305,17 +320,17 @@ impl World {
         let published = match held {
             Some(_) if lives => State::Yes(Reason::Published),
             Some((expires_at, _)) => State::No(expired(expires_at)),
-            None => State::No(Problem::new(Reason::InProgress, "there is no Secret with a token of this object yet")),
+            None => State::No(self.nothing_published()),
         };
         if let Some(obstacle) = self.obstacle() {
             let is_suspended = obstacle.reason == Reason::Suspended;
             let problem = match held {
-                Some((expires_at, _)) if is_suspended && !lives => expired(expires_at),
-                None if is_suspended && self.published.is_some() => {
-                    let message =
-                        "the Secret is gone or was changed, and the object is suspended: set spec.suspend to false, and it is put back";
-                    Problem::new(Reason::SecretMissing, message)
+                Some((expires_at, _)) if is_suspended && !lives => {
+                    let ended = expired(expires_at);
+                    let message = "and the object is suspended: set spec.suspend to false, and it is replaced";
+                    Problem::new(ended.reason, format!("{}, {message}", ended.message))
                 }
+                None if is_suspended && self.published.is_some() => self.nothing_published(),
                 _ => obstacle.clone(),
             };
             // An obstacle that comes and goes is no reason to try what was refused sooner: its wait goes on meanwhile.
@@ -327,7 +342,7 @@ impl World {
                 retry_at: retry_at.or_else(|| self.again_with(&obstacle, failures, seed, now)),
                 problem: Some(problem),
                 published,
-                fresh: said.map_or(State::Unknown(obstacle), |said| State::No(beside(held, said, now))),
+                fresh: said.map_or_else(|| State::Unknown(beside(held, &obstacle, now)), |said| State::No(beside(held, said, now))),
                 failed: false,
                 stands: said.is_some(),
             };

@@ -444,10 +444,27 @@ fn place(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
+/// What kept a connection from coming about, in words that hold nothing of the address.
+fn known_cause(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+    if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+        return match error.kind() {
+            ConnectionRefused => Some("refused"),
+            ConnectionReset => Some("reset"),
+            HostUnreachable | NetworkUnreachable => Some("unreachable"),
+            TimedOut => Some("no answer in time"),
+            _ => None,
+        };
+    }
+    // The resolver's own error has no type that can be named.
+    cause.to_string().contains("dns error").then_some("the name is not known")
+}
+
 /// What it means that no answer came. The error's own text holds the URL.
 fn no_answer(doing: &'static str, changes: bool, place: &str, error: &reqwest::Error) -> Failure {
-    let mut source = error.source();
+    let (mut source, mut cause_known) = (error.source(), None);
     while let Some(cause) = source {
+        cause_known = cause_known.or_else(|| known_cause(cause));
         if cause.downcast_ref::<AddressNotAllowed>().is_some() {
             return Failure::new(doing, Class::Rejected, Reason::AddressNotAllowed, AddressNotAllowed.to_string());
         }
@@ -463,7 +480,8 @@ fn no_answer(doing: &'static str, changes: bool, place: &str, error: &reqwest::E
         source = cause.source();
     }
     let (message, may_have_happened) = if error.is_connect() {
-        (format!("no connection to {place}"), false)
+        let cause = if error.is_timeout() { Some("no answer in time") } else { cause_known };
+        (format!("no connection to {place}{}", cause.map(|cause| format!(" ({cause})")).unwrap_or_default()), false)
     } else {
         (format!("the connection to {place} broke off"), changes)
     };
