@@ -39,7 +39,7 @@ pub async fn measure(bench: &Bench, arguments: &Arguments) -> Result<(), Error> 
     bench.providers_ready(&namespace, tenants.len()).await;
     let total = arguments.tenants * arguments.applications;
     say(&format!(
-        "{total} AppIdApplications, {} tenants; the simulator answers after {} ms, its rate limit is off, budget 1000/s and 64 in flight per tenant",
+        "{total} AppIdApplications, {} tenants; the simulator answers after {} ms, its rate limit is off, budget 1000/s and 4 in flight per tenant",
         tenants.len(),
         arguments.latency
     ));
@@ -170,7 +170,7 @@ async fn prepare(bench: &Bench, namespace: &str, simulator: &Simulator, tenants:
             "spec": {
                 "appId": { "url": app_id, "tenantId": tenant, "iam": { "url": urls.iam, "apiKey": { "secretRef": { "name": format!("key-{n}") } } } },
                 "tls": { "caBundle": { "configMapRef": { "name": "ca" } } },
-                "budget": { "requestsPerSecond": 1000, "concurrency": 64 },
+                "budget": { "requestsPerSecond": 1000, "concurrency": 4 },
             }
         }));
     }

@@ -76,7 +76,7 @@ impl Tokens {
                 "spec": {
                     "iam": { "url": simulator.urls().iam, "apiKey": { "secretRef": { "name": secret } } },
                     "tls": { "caBundle": { "configMapRef": { "name": "ca" } } },
-                    "budget": { "requestsPerSecond": 1000, "concurrency": 64 },
+                    "budget": { "requestsPerSecond": 1000, "concurrency": 4 },
                 }
             }));
         }
@@ -109,7 +109,7 @@ pub async fn measure(bench: &Bench, arguments: &Arguments, count: usize) -> Resu
     let namespace = &tokens.namespace;
     say("");
     say(&format!(
-        "{count} AccessTokens of IAM, {} providers with an API key each; ES256, 3600 s; the simulator answers after {} ms and has no rate limit, budget 1000/s and 64 in flight per provider; the objects were made before the operator was started",
+        "{count} AccessTokens of IAM, {} providers with an API key each; ES256, 3600 s; the simulator answers after {} ms and has no rate limit, budget 1000/s and 4 in flight per provider; the objects were made before the operator was started",
         arguments.providers, arguments.latency
     ));
     let (mark, calls, processors, begun) = (bench.mark()?, tokens.calls().await?, Processors::now()?, Instant::now());
