@@ -11,6 +11,7 @@ mod deletion;
 mod errors;
 mod fairness;
 mod first;
+mod fixtures;
 mod generated;
 mod iam;
 mod isolation;

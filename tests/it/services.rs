@@ -1,6 +1,5 @@
 //! Tokens of IBM Verify, SecureAuth and any OAuth 2.0 server, each used at the service as its reader would use it.
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_simulator::{
     Action, AssertionIssuer, OAuthClientSeed, OidcServerSeed, OidcSettings, Rule, SecureAuthUserSeed, Switches, VERIFY, VerificationKey,
     When,
@@ -10,23 +9,15 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use stage::{Operator, Stage, eventually, provider_condition, token_condition, token_message};
 
+use crate::fixtures::{self, claims, client_of_verify, key_file};
 use crate::ledger::{Ledger, WINDOW, tally};
 
 /// Secret of every client here.
 const SECRET: &str = "cafec0de-secret of a: client%/+=";
 
-fn provider(stage: &Stage, name: &str, service: Value) -> Value {
-    let mut spec = service;
-    spec["tls"] = json!({ "caBundle": { "configMapRef": { "name": "simulator-ca" } } });
-    spec["budget"] = json!({ "requestsPerSecond": 1000, "concurrency": 16 });
-    json!({
-        "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider",
-        "metadata": { "name": name, "namespace": stage.namespace }, "spec": spec,
-    })
-}
-
-async fn provide(stage: &Stage, name: &str, service: Value) {
-    stage.apply(&provider(stage, name, service)).await.expect("the provider is accepted");
+async fn provide(stage: &Stage, name: &str, mut service: Value) {
+    service["budget"] = json!({ "requestsPerSecond": 1000, "concurrency": 16 });
+    fixtures::provide(stage, name, service).await;
 }
 
 fn pair() -> Value {
@@ -56,12 +47,7 @@ async fn published(stage: &Stage, name: &str) -> String {
 async fn a_token_of_verify_lists_applications_whichever_generation_of_endpoints_the_tenant_has() {
     use VerifyDiscoveredEndpoints::{OpenId, Own};
     let stage = Stage::new("verify").await;
-    let client = OAuthClientSeed {
-        client_id: "machine".into(),
-        secret: Some(SECRET.into()),
-        entitlements: ["readAppConfig".to_owned()].into(),
-        ..OAuthClientSeed::default()
-    };
+    let client = client_of_verify("machine", SECRET);
     stage.control.add_oauth_client(VERIFY, &client).await.expect("added");
     stage.secret("pair", &[("clientId", "machine"), ("clientSecret", SECRET)]).await;
     let _operator = stage.operator().await;
@@ -195,11 +181,6 @@ async fn a_client_signs_with_every_algorithm_and_for_every_audience() {
         .await;
 }
 
-/// A private key of the tests, by the name of its file.
-fn key_file(name: &str) -> String {
-    std::fs::read_to_string(stage::repository().join("tests/keys").join(name)).expect("the key is there")
-}
-
 /// A private key as JWK does what it does as PEM, and brings its own name.
 #[tokio::test]
 async fn a_client_signs_with_a_jwk() {
@@ -257,14 +238,14 @@ async fn an_assertion_that_the_operator_signs_gets_a_token_for_its_subject() {
     let of =
         |signed: Value| json!({ "providerRef": { "name": "server" }, "grant": { "type": "JwtBearer", "assertion": { "signed": signed } } });
     let ledger = Ledger::open(&stage).await;
-    let claims = json!({ "tenant": "shop" });
-    let pem = json!({ "privateKey": { "secretRef": { "name": "pem" } }, "issuer": "machines", "subject": "ann", "keyId": "rsa-2048", "lifetime": "2m", "claims": claims });
+    let more = json!({ "tenant": "shop" });
+    let pem = json!({ "privateKey": { "secretRef": { "name": "pem" } }, "issuer": "machines", "subject": "ann", "keyId": "rsa-2048", "lifetime": "2m", "claims": more });
     stage.token("by-pem", of(pem)).await;
     stage.token_ready("by-pem").await;
     let read = async || {
         let sent = stage.control.last_token_request("main", "orders").await.expect("asked");
         assert_eq!(sent.field("grant_type"), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"));
-        claims_of(sent.field("assertion").expect("an assertion"))
+        claims(sent.field("assertion").expect("an assertion"))
     };
     let first = read().await;
     assert_eq!((&first["iss"], &first["sub"], &first["tenant"]), (&json!("machines"), &json!("ann"), &json!("shop")));
@@ -272,7 +253,7 @@ async fn an_assertion_that_the_operator_signs_gets_a_token_for_its_subject() {
     let (begin, end) = (first["iat"].as_i64().expect("a time"), first["exp"].as_i64().expect("a time"));
     assert_eq!(end - begin, 120);
     assert!((jiff::Timestamp::now().as_second() - begin).abs() <= 5, "{begin}");
-    assert_eq!(claims_of(&published(&stage, "by-pem").await)["sub"], json!("ann"));
+    assert_eq!(claims(&published(&stage, "by-pem").await)["sub"], json!("ann"));
     let before = published(&stage, "by-pem").await;
     eventually("the token is replaced on schedule", async || published(&stage, "by-pem").await != before).await;
     assert_ne!(read().await["jti"], first["jti"], "no assertion is sent twice");
@@ -346,11 +327,6 @@ async fn with_server_that_trusts(prefix: &str, settings: OidcSettings) -> (Stage
     stage.secret("pair", &[("client_id", "orders"), ("client_secret", SECRET)]).await;
     let operator = stage.operator().await;
     (stage, operator)
-}
-
-fn claims_of(token: &str) -> Value {
-    let payload = token.split('.').nth(1).expect("a JWT");
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).expect("base64")).expect("JSON")
 }
 
 fn key_pair(algorithm: &'static rcgen::SignatureAlgorithm) -> (String, String) {
@@ -516,12 +492,7 @@ async fn a_token_that_was_ended_early_is_fetched_anew_once_when_a_provider_is_lo
     let user = stage.control.add_secure_auth_user(&SecureAuthUserSeed::default()).await.expect("added");
     let newest = user.newest().expect("a credential").clone();
     stage.secret("secure-pair", &[("clientId", &newest.client_id), ("clientSecret", &newest.client_secret)]).await;
-    let client = OAuthClientSeed {
-        client_id: "machine".into(),
-        secret: Some(SECRET.into()),
-        entitlements: ["readAppConfig".to_owned()].into(),
-        ..OAuthClientSeed::default()
-    };
+    let client = client_of_verify("machine", SECRET);
     stage.control.add_oauth_client(VERIFY, &client).await.expect("added");
     stage.secret("verify-pair", &[("client_id", "machine"), ("client_secret", SECRET)]).await;
     let urls = stage.simulator.urls();

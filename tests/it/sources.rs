@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_simulator::{
     Action, ApplicationSeed, AssertionIssuer, CustomIdentityProvider, KeySeed, OAuthClientSeed, OAuthRefreshTokenSeed, OidcServerSeed,
     OidcSettings, Rule, SecureAuthUserSeed, User, VERIFY, VerificationKey, When,
@@ -11,30 +10,13 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use stage::{IAM, Operator, PROVIDER, Stage, TENANT, eventually, token_condition, token_message};
 
+use crate::fixtures::{claims, client_of_verify, key_file, provide};
 use crate::ledger::{Ledger, WINDOW, restart_costs_nothing, tally};
 
 const SECRET: &str = "cafec0de-secret-of-orders";
 
 fn secret_ref(name: &str) -> Value {
     json!({ "secretRef": { "name": name } })
-}
-
-async fn provide(stage: &Stage, name: &str, mut spec: Value) {
-    spec["tls"] = json!({ "caBundle": { "configMapRef": { "name": "simulator-ca" } } });
-    let document = json!({
-        "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider",
-        "metadata": { "name": name, "namespace": stage.namespace }, "spec": spec,
-    });
-    stage.apply(&document).await.expect("the provider is accepted");
-}
-
-fn key_file(name: &str) -> String {
-    std::fs::read_to_string(stage::repository().join("tests/keys").join(name)).expect("the key is there")
-}
-
-fn claims_of(token: &str) -> Value {
-    let payload = token.split('.').nth(1).expect("a JWT");
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).expect("base64")).expect("JSON")
 }
 
 async fn values(stage: &Stage, name: &str) -> BTreeMap<String, String> {
@@ -82,7 +64,7 @@ async fn an_identity_token_is_published_for_a_users_grant_and_never_one_that_nob
         stage.token(name, spec).await;
         stage.token_ready(name).await;
         let published = values(&stage, &format!("{name}-token")).await;
-        assert_eq!(claims_of(&published["id_token"])["aud"], json!("orders"), "{name}");
+        assert_eq!(claims(&published["id_token"])["aud"], json!("orders"), "{name}");
         assert_ne!(published["id_token"], published["token"], "{name}");
         assert!(!published.keys().any(|key| key.contains("refresh")), "{name}: a refresh token is never published");
     }
@@ -137,9 +119,9 @@ async fn app_id_exchanges_an_assertion_that_the_operator_signs() {
         let sent = stage.control.last_token_request(TENANT, &client).await.expect("asked");
         assert_eq!(sent.field("grant_type"), Some("urn:ietf:params:oauth:grant-type:jwt-bearer"), "{name}");
         let published = values(&stage, name).await;
-        let claims = claims_of(&published["token"]);
-        assert_eq!(claims["aud"], json!([client]), "{name}: {claims}");
-        assert!(claims_of(&published["id_token"])["sub"].is_string(), "{name}");
+        let said = claims(&published["token"]);
+        assert_eq!(said["aud"], json!([client]), "{name}: {said}");
+        assert!(claims(&published["id_token"])["sub"].is_string(), "{name}");
     }
 }
 
@@ -204,12 +186,7 @@ async fn another_credential_of_a_provider_replaces_its_tokens_at_once_and_the_sa
 async fn a_restart_costs_nothing_whatever_a_token_comes_from() {
     let stage = Stage::new("peace").await;
     with_server(&stage, OidcSettings::default()).await;
-    let client = OAuthClientSeed {
-        client_id: "machine".into(),
-        secret: Some(SECRET.into()),
-        entitlements: ["readAppConfig".to_owned()].into(),
-        ..OAuthClientSeed::default()
-    };
+    let client = client_of_verify("machine", SECRET);
     stage.control.add_oauth_client(VERIFY, &client).await.expect("added");
     stage.secret("machine", &[("client_id", "machine"), ("client_secret", SECRET)]).await;
     let user = stage.control.add_secure_auth_user(&SecureAuthUserSeed::default()).await.expect("added");
@@ -298,12 +275,7 @@ fn faults(elsewhere: &str) -> Vec<(&'static str, Action)> {
 #[tokio::test]
 async fn whatever_verify_says_of_its_endpoints_tokens_come_from_its_own_host() {
     let stage = Stage::new("discovery").await;
-    let client = OAuthClientSeed {
-        client_id: "machine".into(),
-        secret: Some(SECRET.into()),
-        entitlements: ["readAppConfig".to_owned()].into(),
-        ..OAuthClientSeed::default()
-    };
+    let client = client_of_verify("machine", SECRET);
     stage.control.add_oauth_client(VERIFY, &client).await.expect("added");
     stage.secret("machine", &[("client_id", "machine"), ("client_secret", SECRET)]).await;
     let _operator: Operator = stage.operator().await;

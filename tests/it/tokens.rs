@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use cloud_identity_operator::api::AccessToken;
 use futures::{StreamExt, stream};
 use identity_simulator::{Action, ApplicationSeed, Framing, KeyEdit, KeySeed, ProfileSeed, Rule, ServiceAccount, Settings, User, When};
@@ -19,6 +18,7 @@ use stage::{
     Dice, IAM, Operator, OperatorOptions, PROVIDER, SERVICE_ACCOUNT, SYSTEM, Stage, TENANT, eventually, token_condition, token_message,
 };
 
+use crate::fixtures::claims;
 use crate::ledger::{Ledger, WINDOW, restart_costs_nothing, tally};
 
 /// What a first token costs, and every later one.
@@ -49,11 +49,6 @@ async fn with_own_key(stage: &Stage) -> Value {
     stage.control.add_key(&key).await.expect("added");
     stage.secret("own-key", &[("apikey", "cafec0de-own-key")]).await;
     json!({ "providerRef": { "name": IAM }, "credentials": { "secretRef": { "name": "own-key" } } })
-}
-
-fn claims(token: &str) -> Value {
-    let payload = token.split('.').nth(1).expect("a JWT");
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).expect("base64")).expect("JSON")
 }
 
 async fn values(stage: &Stage, name: &str) -> BTreeMap<String, String> {

@@ -48,6 +48,7 @@ pub(super) fn passes(budget: Budget) -> u32 {
     budget.concurrency.saturating_mul(2).max(PASSES_LEAST)
 }
 
+/// As the usual concurrency has it.
 const PASSES_LEAST: u32 = 8;
 
 /// How long an assertion of a client is valid where the spec says nothing, and the least and the most that it may say.

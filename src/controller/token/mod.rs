@@ -98,8 +98,10 @@ impl Kind for AccessTokens {
             Some(again) => Found::Nothing(again),
             None => {
                 let (now, urgency) = (context.clock.now(), urgency(context, object));
-                let end = object.status.as_ref().and_then(|status| times(context, status, uid_of(object)).0);
-                let has_ended = object.status.as_ref().is_some_and(|status| ends_unsaid(context, status, uid_of(object), now));
+                let uid = object.metadata.uid.as_deref().unwrap_or_default();
+                let status = object.status.as_ref();
+                let end = status.and_then(|status| times(context, status, uid).0);
+                let has_ended = status.is_some_and(|status| ends_unsaid(status, end, now));
                 let (known, turns) = match outline {
                     // What waits in a line cannot say that it has ended.
                     Ok(outline) if has_ended && outline.connection.admission.are_taken() => {
@@ -354,7 +356,7 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
     let is_ahead = |at: &Timestamp| *at > now;
     let retry_at = status.next_action_at.as_ref().map(|at| at.0);
     let (expires_at, refresh_at) = times(context, status, uid);
-    if ends_unsaid(context, status, uid, now) {
+    if ends_unsaid(status, expires_at, now) {
         return None;
     }
     let wanted = match outline {
@@ -384,13 +386,9 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
 }
 
 /// Whether the published token has ended, and status does not say so yet.
-fn ends_unsaid(context: &Context, status: &AccessTokenStatus, uid: &str, now: Timestamp) -> bool {
+fn ends_unsaid(status: &AccessTokenStatus, end: Option<Timestamp>, now: Timestamp) -> bool {
     let says_that_it_lives = ["Ready", "SecretPublished"].iter().any(|type_| is_true(&status.conditions, type_));
-    says_that_it_lives && times(context, status, uid).0.is_some_and(|at| at <= now)
-}
-
-fn uid_of(object: &AccessToken) -> &str {
-    object.metadata.uid.as_deref().unwrap_or_default()
+    says_that_it_lives && end.is_some_and(|at| at <= now)
 }
 
 /// Whether the object is still there and not being deleted. A Secret that is gone may have been collected for just that reason, and its

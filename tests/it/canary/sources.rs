@@ -9,14 +9,11 @@ use serde_json::{Value, json};
 use stage::{Operator, OperatorOptions, Stage, eventually, provider_condition, token_condition};
 
 use super::{collect, forbidden, quoting};
+use crate::fixtures::{key_file, provide};
 
 const SERVER: &str = "main";
 const SECRET: &str = "cafec0de-secret-of-a-client";
 const PASSWORD: &str = "cafec0de-password-of-ann";
-
-fn key_file(name: &str) -> String {
-    std::fs::read_to_string(stage::repository().join("tests/keys").join(name)).expect("the key is there")
-}
 
 /// What nobody may see of the private keys: the lines of the one, the members of the other.
 fn private_parts() -> Vec<String> {
@@ -95,15 +92,9 @@ impl Scene {
         Self { stage, issuer, credential }
     }
 
-    async fn provide(&self, name: &str, service: Value) {
-        let mut spec = json!({
-            "tls": { "caBundle": { "configMapRef": { "name": "simulator-ca" } } }, "budget": { "requestsPerSecond": 1000, "concurrency": 16 },
-        });
-        stage::merge(&mut spec, service);
-        let metadata = json!({ "name": name, "namespace": self.stage.namespace });
-        let document =
-            json!({ "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider", "metadata": metadata, "spec": spec });
-        self.stage.apply(&document).await.expect("the provider is accepted");
+    async fn provide(&self, name: &str, mut service: Value) {
+        service["budget"] = json!({ "requestsPerSecond": 1000, "concurrency": 16 });
+        provide(&self.stage, name, service).await;
     }
 
     async fn provide_all(&self) {

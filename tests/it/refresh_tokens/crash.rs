@@ -167,6 +167,16 @@ async fn a_process_that_dies_at_any_call_of_a_use_loses_no_more_than_an_answer()
     }
 }
 
+/// Of a process that leads or waits to, in the stage's own namespace.
+fn of_a_candidate(stage: &Stage) -> OperatorOptions {
+    OperatorOptions {
+        namespace: stage.namespace.clone(),
+        leader_election: true,
+        arguments: vec!["--cluster-providers".into(), "false".into()],
+        ..OperatorOptions::default().watching(&stage.namespace)
+    }
+}
+
 /// A leader that is stopped between recording a use and sending it, with another in its place, sends nothing when it goes on; and its
 /// successor does not use the token before there is nothing left to lose.
 ///
@@ -176,12 +186,7 @@ async fn a_leader_that_was_stopped_before_it_used_a_refresh_token_sends_nothing_
     let stage = with_server("second-leader", 40).await;
     sign_in(&stage, "ann", &seed_of("ann")).await;
     install_release(&stage).await;
-    let options = || OperatorOptions {
-        namespace: stage.namespace.clone(),
-        leader_election: true,
-        arguments: vec!["--cluster-providers".into(), "false".into()],
-        ..OperatorOptions::default().watching(&stage.namespace)
-    };
+    let options = || of_a_candidate(&stage);
     let one = Interceptor::start(stage.control_plane).await.expect("it starts");
     let two = Interceptor::start(stage.control_plane).await.expect("it starts");
     let first = operator_behind(&stage, &one, options()).await;
@@ -233,12 +238,7 @@ async fn a_leader_that_is_frozen_inside_a_use_and_its_successor_send_no_refresh_
     let stage = with_server("frozen-refresh", 3600).await;
     sign_all_in(&stage).await;
     install_release(&stage).await;
-    let options = || OperatorOptions {
-        namespace: stage.namespace.clone(),
-        leader_election: true,
-        arguments: vec!["--cluster-providers".into(), "false".into()],
-        ..OperatorOptions::default().watching(&stage.namespace)
-    };
+    let options = || of_a_candidate(&stage);
     let one = Interceptor::start(stage.control_plane).await.expect("it starts");
     let two = Interceptor::start(stage.control_plane).await.expect("it starts");
     let mut first = operator_behind(&stage, &one, options()).await;

@@ -8,20 +8,12 @@ use identity_simulator::{
 use serde_json::{Value, json};
 use stage::{Operator, PATIENCE, Stage, token_condition};
 
+use crate::fixtures::{self, client_of_verify, key_file};
+
 use super::{PROVIDER, Told, provider_is, sure};
 
 const MACHINE: &str = "machine";
 const SECRET: &str = "cafec0de-secret-of-a-machine";
-
-async fn provide(stage: &Stage, service: Value) {
-    let mut spec = service;
-    spec["tls"] = json!({ "caBundle": { "configMapRef": { "name": "simulator-ca" } } });
-    let document = json!({
-        "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "IdentityProvider",
-        "metadata": { "name": PROVIDER, "namespace": stage.namespace }, "spec": spec,
-    });
-    stage.apply(&document).await.expect("accepted");
-}
 
 /// Until the operator has looked at the provider as it is now.
 async fn is_observed(stage: &Stage) {
@@ -45,10 +37,6 @@ async fn token_says(stage: &Stage, name: &str, reasons: &[&str]) -> Told {
     stage.token_chronicle().await.find(name, &format!("says one of {reasons:?}"), says).await.map(drop)
 }
 
-fn key(name: &str) -> String {
-    std::fs::read_to_string(stage::repository().join("tests/keys").join(name)).expect("the key is there")
-}
-
 fn verify(stage: &Stage, authentication: Value) -> Value {
     let url = &stage.simulator.urls().verify;
     let credentials = json!({ "secretRef": { "name": "pair" } });
@@ -56,14 +44,8 @@ fn verify(stage: &Stage, authentication: Value) -> Value {
 }
 
 async fn with_verify(stage: &Stage) -> Operator {
-    let public = |name: &str| VerificationKey { pem: Some(key(name)), ..VerificationKey::default() };
-    let client = OAuthClientSeed {
-        client_id: MACHINE.into(),
-        secret: Some(SECRET.into()),
-        public_keys: vec![public("rsa-2048.pub.pem")],
-        entitlements: ["readAppConfig".to_owned()].into(),
-        ..OAuthClientSeed::default()
-    };
+    let public = |name: &str| VerificationKey { pem: Some(key_file(name)), ..VerificationKey::default() };
+    let client = OAuthClientSeed { public_keys: vec![public("rsa-2048.pub.pem")], ..client_of_verify(MACHINE, SECRET) };
     stage.control.add_oauth_client(VERIFY, &client).await.expect("added");
     stage.secret("pair", &[("client_id", MACHINE), ("client_secret", SECRET)]).await;
     stage.operator().await
@@ -73,13 +55,13 @@ async fn with_verify(stage: &Stage) -> Operator {
 pub(super) async fn token_of_verify(stage: &Stage) -> Told {
     let _operator = with_verify(stage).await;
     stage.control.add_verify_application(&VerifyApplicationSeed::default()).await.expect("added");
-    stage.secret("key", &[("private_key", &key("rsa-2048.pem"))]).await;
+    stage.secret("key", &[("private_key", &key_file("rsa-2048.pem"))]).await;
     let signed = json!({ "method": "PrivateKeyJwt", "privateKey": { "secretRef": { "name": "key" } } });
     let applications = format!("{}/v1.0/applications", stage.simulator.urls().verify);
     for (name, authentication) in
         [("form", json!({ "method": "ClientSecretPost" })), ("header", json!({ "method": "ClientSecretBasic" })), ("signed", signed)]
     {
-        provide(stage, verify(stage, authentication)).await;
+        fixtures::provide(stage, PROVIDER, verify(stage, authentication)).await;
         is_observed(stage).await;
         is_used(stage, name, &applications).await?;
         provider_is(stage, "True", "Ready").await?;
@@ -94,20 +76,20 @@ pub(super) async fn token_of_verify(stage: &Stage) -> Told {
 pub(super) async fn refused_by_verify(stage: &Stage) -> Told {
     let _operator = with_verify(stage).await;
     let applications = format!("{}/v1.0/applications", stage.simulator.urls().verify);
-    provide(stage, verify(stage, json!({ "method": "ClientSecretPost" }))).await;
+    fixtures::provide(stage, PROVIDER, verify(stage, json!({ "method": "ClientSecretPost" }))).await;
     is_used(stage, "caller", &applications).await?;
     let held = stage.secret_values("caller").await;
     stage.secret("pair", &[("client_id", MACHINE), ("client_secret", "cafec0de-another-secret")]).await;
     token_says(stage, "caller", &["InvalidClient"]).await?;
     provider_is(stage, "False", "InvalidClient").await?;
-    stage.secret("key", &[("private_key", &key("p256.jwk"))]).await;
+    stage.secret("key", &[("private_key", &key_file("p256.jwk"))]).await;
     let signed = json!({ "method": "PrivateKeyJwt", "algorithm": "ES256", "privateKey": { "secretRef": { "name": "key" } } });
-    provide(stage, verify(stage, signed)).await;
+    fixtures::provide(stage, PROVIDER, verify(stage, signed)).await;
     is_observed(stage).await;
     provider_is(stage, "False", "InvalidClient").await?;
     sure(stage.secret_values("caller").await == held, "the published token was touched")?;
     stage.secret("pair", &[("client_id", MACHINE), ("client_secret", SECRET)]).await;
-    provide(stage, verify(stage, json!({ "method": "ClientSecretPost" }))).await;
+    fixtures::provide(stage, PROVIDER, verify(stage, json!({ "method": "ClientSecretPost" }))).await;
     is_observed(stage).await;
     provider_is(stage, "True", "Ready").await?;
     is_used(stage, "caller", &applications).await
@@ -126,7 +108,12 @@ async fn put(stage: &Stage, credential: &SecureAuthCredential) {
 async fn provide_store(stage: &Stage, store: &str, lifetime: &str) {
     let url = &stage.simulator.urls().secure_auth;
     let credentials = json!({ "secretRef": { "name": "pair" } });
-    provide(stage, json!({ "secureAuth": { "url": url, "idsId": store, "credentials": credentials, "lifetime": lifetime } })).await;
+    fixtures::provide(
+        stage,
+        PROVIDER,
+        json!({ "secureAuth": { "url": url, "idsId": store, "credentials": credentials, "lifetime": lifetime } }),
+    )
+    .await;
 }
 
 async fn with_store(stage: &Stage, seed: SecureAuthUserSeed) -> Store {
