@@ -1,9 +1,11 @@
 //! The identity services: one file each, which translates between the service's wire format and our words and holds no policy.
 //!
-//! What every service shares: [`gate`] (who may ask a tenant, and when; `line`: in which order), [`http`] (how a request is made, and what its answer means).
+//! What every service shares: [`gate`] (who may ask a tenant, and when; `line`: in which order), [`http`] (how a request is made, and what its answer means),
+//! `discovery` (what a server says of itself, and for how long that counts).
 
 pub mod app_id;
 pub mod assertion;
+mod discovery;
 pub mod gate;
 pub mod http;
 pub mod iam;

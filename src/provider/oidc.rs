@@ -3,24 +3,19 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use reqwest::Method;
-use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
 
 use super::{
     Caller, HttpSettings, Standing, Tenant, TokenIssuer,
-    http::{self, Body, DEADLINE, Request},
+    discovery::{DISCOVERING, Discovery, Document, document},
+    http,
     oauth::{self, ClientAuthentication, TokenCall},
 };
 use crate::{
     model::{Class, ClientCredential, Failure, IssuedToken, TokenRequest},
     reasons::Reason,
 };
-
-const DISCOVERING: &str = "reading the discovery document";
-/// A discovery document is read again after this long.
-pub(super) const DISCOVERED_FOR: Duration = Duration::from_secs(3600);
 
 /// What is known of a server before it is asked.
 #[derive(Debug)]
@@ -51,50 +46,9 @@ pub struct Oidc {
     tenant: Tenant,
     settings: OidcSettings,
     http: HttpSettings,
-    discovered: Mutex<Option<Discovered>>,
-    /// Held while the document is read, so that one request serves all who wait.
-    reading: tokio::sync::Mutex<()>,
+    /// The token endpoint that the document names.
+    discovery: Discovery<Url>,
     known_host: Mutex<Option<String>>,
-}
-
-/// The token endpoint that the document named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Discovered {
-    endpoint: Url,
-    read_at: Instant,
-    read_again_at: Instant,
-}
-
-/// After a failure it is left alone for this long, where the endpoint is known from before.
-pub(super) const FAILED_FOR: Duration = Duration::from_secs(60);
-
-/// A discovery document, as far as it is needed.
-#[derive(Deserialize)]
-pub(super) struct Document {
-    /// The server's own name.
-    pub(super) issuer: String,
-    /// Where it gives tokens.
-    pub(super) token_endpoint: Option<String>,
-}
-
-/// Reads a discovery document; the inner failure says that there is none at this place.
-///
-/// # Errors
-///
-/// When the server does not answer, or something else lies there.
-pub(super) async fn document(
-    tenant: &Tenant,
-    caller: &Caller,
-    operation: &'static str,
-    url: Url,
-) -> Result<Result<Document, Failure>, Failure> {
-    let request =
-        Request { doing: DISCOVERING, operation, method: Method::GET, url, authorization: None, body: Body::Empty, deadline: DEADLINE };
-    let answer = tenant.call(caller, request).await?;
-    if answer.status == 404 {
-        return Ok(Err(answer.failure(DISCOVERING, false)));
-    }
-    tenant.read(DISCOVERING, false, &answer).map(Ok)
 }
 
 impl Oidc {
@@ -102,7 +56,7 @@ impl Oidc {
     #[must_use]
     pub fn new(tenant: Tenant, settings: OidcSettings, http: HttpSettings) -> Self {
         let known_host = Mutex::new(settings.known_host.clone());
-        Self { tenant, settings, http, discovered: Mutex::default(), reading: tokio::sync::Mutex::default(), known_host }
+        Self { tenant, settings, http, discovery: Discovery::default(), known_host }
     }
 
     /// The server's HTTP side.
@@ -140,37 +94,7 @@ impl Oidc {
         if let Some(explicit) = &self.settings.token_endpoint {
             return Ok(explicit.clone());
         }
-        let asked_at = Instant::now();
-        let Some(known) = self.known() else { return self.read(caller, |_| true).await };
-        if asked_at < known.read_again_at {
-            return Ok(known.endpoint);
-        }
-        // One reads it again; the others go on with what is known.
-        let Ok(reading) = self.reading.try_lock() else { return Ok(known.endpoint) };
-        let found = self.discover(caller).await;
-        self.learn(&found);
-        drop(reading);
-        found.or_else(|failure| self.known().map(|known| known.endpoint).ok_or(failure))
-    }
-
-    /// Reads the document, unless one that was read meanwhile will do.
-    async fn read(&self, caller: &Caller, will_do: impl Fn(&Discovered) -> bool) -> Result<Url, Failure> {
-        let _reading = self.reading.lock().await;
-        if let Some(known) = self.known().filter(will_do) {
-            return Ok(known.endpoint);
-        }
-        let found = self.discover(caller).await;
-        self.learn(&found);
-        found
-    }
-
-    fn known(&self) -> Option<Discovered> {
-        self.discovered.lock().clone()
-    }
-
-    fn learn(&self, found: &Result<Url, Failure>) {
-        let mut discovered = self.discovered.lock();
-        *discovered = learned(discovered.take(), found, Instant::now());
+        self.discovery.get(async || self.discover(caller).await, tells_something_else).await
     }
 
     async fn discover(&self, caller: &Caller) -> Result<Url, Failure> {
@@ -235,7 +159,8 @@ impl TokenIssuer for Oidc {
         match oauth::ask(&self.tenant, caller, call(endpoint.clone())).await {
             // The endpoint may have moved since it was discovered.
             Err(failure) if failure.status == Some(404) && self.settings.token_endpoint.is_none() => {
-                let found = self.read(caller, |known| known.read_at >= asked_at).await?;
+                let read = async || self.discover(caller).await;
+                let found = self.discovery.read_after(Some(asked_at), read, tells_something_else).await?;
                 if found == endpoint { Err(failure) } else { oauth::ask(&self.tenant, caller, call(found)).await }
             }
             result => result,
@@ -243,15 +168,9 @@ impl TokenIssuer for Oidc {
     }
 }
 
-/// What is known once the document was asked for. What was good before is good enough until the document tells something else; where it cannot be
-/// read, it is asked for again a little later.
-fn learned(known: Option<Discovered>, found: &Result<Url, Failure>, now: Instant) -> Option<Discovered> {
-    const TELLS_SOMETHING_ELSE: [Reason; 3] = [Reason::IssuerMismatch, Reason::EndpointsChanged, Reason::AddressNotAllowed];
-    match found {
-        Ok(endpoint) => Some(Discovered { endpoint: endpoint.clone(), read_at: now, read_again_at: now + DISCOVERED_FOR }),
-        Err(failure) if TELLS_SOMETHING_ELSE.contains(&failure.reason) => None,
-        Err(_) => known.map(|known| Discovered { read_again_at: now + FAILED_FOR, ..known }),
-    }
+/// Whether the document is another one, so that what it said before counts no longer.
+fn tells_something_else(failure: &Failure) -> bool {
+    [Reason::IssuerMismatch, Reason::EndpointsChanged, Reason::AddressNotAllowed].contains(&failure.reason)
 }
 
 /// Where a discovery document may lie: behind the issuer, or between its host and path (RFC 8414, section 3.1, and section 5).
@@ -277,29 +196,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_that_was_found_once_is_used_until_the_document_tells_something_else() {
+    fn only_what_another_document_says_ends_what_is_known() {
         use Class::{RateLimited, Rejected, Transient, Unauthorized, Unexpected};
-        let endpoint = Url::parse("https://h/token").expect("a URL");
-        let begun = Instant::now();
-        let found = learned(None, &Ok(endpoint.clone()), begun).expect("it is known");
-        let later = begun + DISCOVERED_FOR;
-        assert_eq!((&found.endpoint, found.read_at, found.read_again_at), (&endpoint, begun, later));
-        for (class, reason, stays) in [
-            (Transient, Reason::ServiceUnavailable, true),
-            (RateLimited, Reason::RateLimited, true),
-            (Unauthorized, Reason::Unauthorized, true),
-            (Rejected, Reason::Rejected, true),
-            (Rejected, Reason::TlsNotTrusted, true),
-            (Rejected, Reason::DiscoveryFailed, true),
-            (Unexpected, Reason::UnexpectedResponse, true),
-            (Rejected, Reason::IssuerMismatch, false),
-            (Rejected, Reason::EndpointsChanged, false),
-            (Rejected, Reason::AddressNotAllowed, false),
+        for (class, reason, ends) in [
+            (Transient, Reason::ServiceUnavailable, false),
+            (RateLimited, Reason::RateLimited, false),
+            (Unauthorized, Reason::Unauthorized, false),
+            (Rejected, Reason::Rejected, false),
+            (Rejected, Reason::TlsNotTrusted, false),
+            (Rejected, Reason::DiscoveryFailed, false),
+            (Unexpected, Reason::UnexpectedResponse, false),
+            (Rejected, Reason::IssuerMismatch, true),
+            (Rejected, Reason::EndpointsChanged, true),
+            (Rejected, Reason::AddressNotAllowed, true),
         ] {
-            let failed = Err(Failure::new(DISCOVERING, class, reason, ""));
-            let kept = stays.then(|| Discovered { read_again_at: later + FAILED_FOR, ..found.clone() });
-            assert_eq!(learned(Some(found.clone()), &failed, later), kept, "{reason:?}");
-            assert_eq!(learned(None, &failed, later), None, "{reason:?}: nothing was known");
+            assert_eq!(tells_something_else(&Failure::new(DISCOVERING, class, reason, "")), ends, "{reason:?}");
         }
     }
 

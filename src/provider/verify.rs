@@ -7,14 +7,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Method;
-use tokio::time::Instant;
 use url::Url;
 
 use super::{
     Caller, Standing, Tenant, TokenIssuer,
+    discovery::{DISCOVERED_FOR, Discovery, Document, FAILED_FOR, document},
     http::{Answer, Body, DEADLINE, Request},
     oauth::{self, ClientAuthentication, TokenCall},
-    oidc::{self, DISCOVERED_FOR, Document, FAILED_FOR},
 };
 use crate::{
     model::{Class, ClientCredential, ExposeSecret, Failure, IssuedToken, TokenRequest},
@@ -38,8 +37,8 @@ pub struct Verify {
     client: ClientCredential,
     /// Which generation answered last.
     generation: AtomicUsize,
-    /// What the discovery document said, and until when that counts; `None` inside: the tenant has none that can be used.
-    discovered: tokio::sync::Mutex<Option<(Instant, Option<Endpoint>)>>,
+    /// What the discovery document says; `None`: the tenant has none that can be used.
+    discovery: Discovery<Option<Endpoint>>,
 }
 
 /// Where tokens come from.
@@ -53,7 +52,7 @@ impl Verify {
     /// The tenant at `origin`, with its API client.
     #[must_use]
     pub fn new(tenant: Tenant, origin: Url, authentication: ClientAuthentication, client: ClientCredential) -> Self {
-        Self { tenant, origin, authentication, client, generation: AtomicUsize::new(0), discovered: tokio::sync::Mutex::default() }
+        Self { tenant, origin, authentication, client, generation: AtomicUsize::new(0), discovery: Discovery::default() }
     }
 
     /// The tenant's HTTP side.
@@ -107,29 +106,22 @@ impl Verify {
 
     /// What the discovery document says. Whatever goes wrong with it, the known endpoints are still there to be tried.
     async fn discovered(&self, caller: &Caller) -> Option<Endpoint> {
-        let mut discovered = self.discovered.lock().await;
-        if let Some((_, endpoint)) = discovered.as_ref().filter(|(until, _)| Instant::now() < *until) {
-            return endpoint.clone();
-        }
+        let found = self.discovery.get(async || self.discover(caller).await, |_| false).await;
+        found.unwrap_or_else(|_| {
+            // It may be there a little later.
+            self.discovery.put(None, FAILED_FOR);
+            None
+        })
+    }
+
+    async fn discover(&self, caller: &Caller) -> Result<Option<Endpoint>, Failure> {
         for (_, path) in GENERATIONS {
             let url = self.at(&format!("{path}/.well-known/openid-configuration"));
-            match oidc::document(&self.tenant, caller, "verify.discovery", url).await {
-                Ok(Ok(document)) => {
-                    let endpoint = self.endpoint_of(document);
-                    *discovered = Some((Instant::now() + DISCOVERED_FOR, endpoint.clone()));
-                    return endpoint;
-                }
-                Ok(Err(_)) => {}
-                // It may be there a little later. The last good one is as good as any.
-                Err(_) => {
-                    let endpoint = discovered.take().and_then(|(_, endpoint)| endpoint);
-                    *discovered = Some((Instant::now() + FAILED_FOR, endpoint.clone()));
-                    return endpoint;
-                }
+            if let Ok(document) = document(&self.tenant, caller, "verify.discovery", url).await? {
+                return Ok(self.endpoint_of(document));
             }
         }
-        *discovered = Some((Instant::now() + DISCOVERED_FOR, None));
-        None
+        Ok(None)
     }
 
     fn endpoint_of(&self, document: Document) -> Option<Endpoint> {
@@ -176,14 +168,14 @@ impl TokenIssuer for Verify {
                     self.generation.store(generation, Ordering::Relaxed);
                     if led_nowhere.is_some() {
                         // The document is of no use until it is read again.
-                        *self.discovered.lock().await = Some((Instant::now() + DISCOVERED_FOR, None));
+                        self.discovery.put(None, DISCOVERED_FOR);
                     }
                     return Ok(issued);
                 }
                 Err(failure) => return Err(failure),
             }
         }
-        *self.discovered.lock().await = None;
+        self.discovery.forget();
         Err(missing.unwrap_or_else(|| Failure::new(DOING, Class::Rejected, Reason::TenantNotFound, "no endpoint answers")))
     }
 }
