@@ -86,6 +86,8 @@ struct State {
     timer_is_set: bool,
     pause: Option<Pause>,
     failures_in_a_row: u32,
+    /// What became of the last one of them.
+    failed_with: String,
     /// To whom the service answered with a failure of its own since it last answered as it should.
     failed_for: Vec<String>,
     has_answered: bool,
@@ -115,6 +117,7 @@ impl Gate {
                 timer_is_set: false,
                 pause: None,
                 failures_in_a_row: 0,
+                failed_with: String::new(),
                 failed_for: Vec::new(),
                 has_answered: false,
                 timed: (0, Duration::ZERO),
@@ -138,7 +141,7 @@ impl Gate {
         let receiver = {
             let mut state = self.state.lock();
             if let Some(pause) = state.current_pause() {
-                return Err(pause.failure(doing));
+                return Err(state.failure(pause, doing));
             }
             let (sender, receiver) = oneshot::channel();
             state.waiting.join(namespace, urgency, sender);
@@ -148,7 +151,11 @@ impl Gate {
         match receiver.await {
             Ok(permit) => Ok(permit),
             // The sender was dropped: a pause began while we waited.
-            Err(_) => Err(self.state.lock().current_pause().unwrap_or(Pause { until: Instant::now(), asked_for: true }).failure(doing)),
+            Err(_) => {
+                let mut state = self.state.lock();
+                let pause = state.current_pause().unwrap_or(Pause { until: Instant::now(), asked_for: true });
+                Err(state.failure(pause, doing))
+            }
         }
     }
 
@@ -161,14 +168,14 @@ impl Gate {
         state.share = (state.share + SHARE_GAINED).min(1.0);
     }
 
-    /// The service did not answer.
-    pub fn failed(&self) {
-        self.state.lock().fail();
+    /// The service did not answer: what became of the request, in words.
+    pub fn failed(&self, with: &str) {
+        self.state.lock().fail(with);
     }
 
     /// The service answered with a failure of its own. That may be about what this requester sends, and nothing that others do: a few such
     /// requesters, however often they come, stop nobody.
-    pub fn failed_for(&self, requester: &str) {
+    pub fn failed_for(&self, requester: &str, with: &str) {
         let mut state = self.state.lock();
         if state.failures_in_a_row < BREAKER_OPENS_AFTER {
             if state.failed_for.iter().any(|known| known == requester) {
@@ -176,7 +183,7 @@ impl Gate {
             }
             state.failed_for.push(requester.to_owned());
         }
-        state.fail();
+        state.fail(with);
     }
 
     /// A request took so long, whatever became of it.
@@ -220,7 +227,14 @@ impl Gate {
     /// What everybody who asks is told while the tenant is paused; `None` while it is not.
     #[must_use]
     pub fn pause(&self, doing: &'static str) -> Option<Failure> {
-        self.state.lock().current_pause().map(|pause| pause.failure(doing))
+        let mut state = self.state.lock();
+        state.current_pause().map(|pause| state.failure(pause, doing))
+    }
+
+    /// The machine slept so long, and the clock stood still: a pause went on meanwhile.
+    pub fn slept(&self, span: Duration) {
+        let mut state = self.state.lock();
+        state.pause = state.pause.and_then(|pause| Some(Pause { until: pause.until.checked_sub(span)?, ..pause }));
     }
 
     /// Whether the tenant is paused now.
@@ -279,7 +293,8 @@ impl Drop for Permit {
 }
 
 impl State {
-    fn fail(&mut self) {
+    fn fail(&mut self, with: &str) {
+        with.clone_into(&mut self.failed_with);
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         if self.failures_in_a_row >= BREAKER_OPENS_AFTER {
             let beyond = self.failures_in_a_row - BREAKER_OPENS_AFTER;
@@ -317,15 +332,15 @@ impl State {
         }
         self.waiting.clear();
     }
-}
 
-impl Pause {
-    fn failure(self, doing: &'static str) -> Failure {
-        let rest = self.until.saturating_duration_since(Instant::now());
-        let (class, reason, message) = if self.asked_for {
-            (Class::RateLimited, Reason::RateLimited, "the service asked for a pause; nothing was sent")
+    /// What somebody is told who asks during a pause.
+    fn failure(&self, pause: Pause, doing: &'static str) -> Failure {
+        let rest = pause.until.saturating_duration_since(Instant::now());
+        let (class, reason, message) = if pause.asked_for {
+            (Class::RateLimited, Reason::RateLimited, "the service asked for a pause; nothing was sent".to_owned())
         } else {
-            (Class::Transient, Reason::ServiceUnavailable, "the last requests all failed; nothing was sent")
+            let message = format!("the last requests all failed ({}); nothing was sent", self.failed_with);
+            (Class::Transient, Reason::ServiceUnavailable, message)
         };
         Failure { retry_after: Some(rest), ..Failure::new(doing, class, reason, message) }
     }
@@ -446,9 +461,10 @@ mod tests {
     async fn the_breaker_opens_after_failures_in_a_row_and_lets_one_request_find_out() {
         let gate = Gate::new(TEN);
         for _ in 0..BREAKER_OPENS_AFTER {
-            gate.failed();
+            gate.failed("no answer");
         }
-        assert!(gate.is_paused());
+        let told = gate.enter("asking", "a", Urgency::Wanted).await.expect_err("it is open");
+        assert!(told.message.contains("no answer"), "it says why: {told}");
         tokio::time::advance(Duration::from_secs(2)).await;
         let probe = gate.enter("asking", "a", Urgency::Wanted).await.expect("the pause is over");
         assert!(tokio::time::timeout(Duration::from_secs(1), gate.enter("asking", "a", Urgency::Wanted)).await.is_err(), "one at a time");
@@ -458,28 +474,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_pause_goes_on_while_the_machine_sleeps() {
+        let gate = Gate::new(TEN);
+        gate.rate_limited(Some(Duration::from_secs(600)));
+        gate.slept(Duration::from_secs(590));
+        let told = gate.enter("asking", "a", Urgency::Wanted).await.expect_err("ten seconds are left");
+        assert_eq!(told.retry_after, Some(Duration::from_secs(10)));
+        gate.slept(Duration::from_secs(36_000));
+        assert!(gate.enter("asking", "a", Urgency::Wanted).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_few_to_whom_the_service_always_fails_stop_nobody_and_many_do() {
         let gate = Gate::new(TEN);
         for _ in 0..100 {
             for requester in ["a", "b", "c", "d"] {
-                gate.failed_for(requester);
+                gate.failed_for(requester, "503");
             }
         }
         assert!(!gate.is_paused());
-        gate.failed_for("e");
+        gate.failed_for("e", "503");
         assert!(gate.is_paused(), "five requesters, and nobody was answered");
         tokio::time::advance(Duration::from_secs(2)).await;
         drop(gate.enter("asking", "a", Urgency::Wanted).await.expect("one finds out"));
-        gate.failed_for("a");
+        gate.failed_for("a", "503");
         assert!(gate.is_paused(), "and it is not back");
         tokio::time::advance(Duration::from_secs(3)).await;
         gate.answered();
         for requester in ["a", "b", "c", "a", "b", "c"] {
-            gate.failed_for(requester);
+            gate.failed_for(requester, "503");
         }
         assert!(!gate.is_paused(), "an answer begins anew");
-        gate.failed();
-        gate.failed();
+        gate.failed("no answer");
+        gate.failed("no answer");
         assert!(gate.is_paused(), "no answer at all counts each time");
     }
 

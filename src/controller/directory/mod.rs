@@ -345,6 +345,14 @@ impl Directory {
         connections.filter(|connection| connection.service.gate().is_paused()).count()
     }
 
+    /// The machine slept so long: the pauses of all tenants went on meanwhile.
+    pub fn slept(&self, span: Duration) {
+        let shared = self.shared.lock();
+        shared.tenants.values().filter_map(Weak::upgrade).for_each(|tenant| tenant.gate.slept(span));
+        shared.gates.values().filter_map(Weak::upgrade).for_each(|gate| gate.slept(span));
+        shared.iams.values().filter_map(Weak::upgrade).for_each(|iam| iam.tenant().gate().slept(span));
+    }
+
     /// Whether this version of a provider object, with what a person accepts of it, is in use.
     #[must_use]
     pub fn has_loaded(&self, specification: &Specification) -> bool {

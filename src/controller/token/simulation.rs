@@ -91,12 +91,12 @@ impl Site {
         let outcome = match self.below(100) {
             0..7 if may_fail => {
                 self.takes(1, 100).await;
-                gate.failed();
+                gate.failed("no answer");
                 failure(Class::Transient, Reason::ServiceUnavailable)
             }
             7..14 if may_fail => {
                 self.takes(100, 3000).await;
-                gate.failed();
+                gate.failed("no answer");
                 failure(Class::Transient, Reason::ServiceUnavailable)
             }
             14..20 if may_fail => {
@@ -111,7 +111,7 @@ impl Site {
             }
             25..27 if may_fail => {
                 sleep(DEADLINE).await;
-                gate.failed();
+                gate.failed("no answer");
                 failure(Class::Transient, Reason::ServiceUnavailable)
             }
             27..29 if may_fail => {

@@ -214,7 +214,7 @@ impl Tenant {
             Ok(answer) => self.note(caller, answer),
             Err(failure) => {
                 if failure.class == Class::Transient {
-                    self.gate.failed();
+                    self.gate.failed(&failure.message);
                 }
                 failure.class.as_str()
             }
@@ -229,8 +229,8 @@ impl Tenant {
                 self.gate.rate_limited(answer.retry_after);
                 "rate_limited"
             }
-            500..=599 => {
-                self.gate.failed_for(&caller.requester);
+            status @ 500..=599 => {
+                self.gate.failed_for(&caller.requester, &format!("it answered {status}"));
                 "server_error"
             }
             400..=499 => {
