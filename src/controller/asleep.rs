@@ -2,7 +2,7 @@
 //!
 //! The kernel also counts how long it is up, sleep included. Where it does not say so (`/proc` is Linux's), nobody here notices a sleep.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -10,6 +10,8 @@ use tokio::time::{Instant, sleep};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The two clocks are read one after the other, and one of them counts hundredths of a second.
 const NOTICED: Duration = Duration::from_secs(1);
+
+const UPTIME: &str = "/proc/uptime";
 
 type Uptime = dyn Fn() -> Option<Duration> + Send + Sync;
 
@@ -29,7 +31,8 @@ impl std::fmt::Debug for Sleepless {
 
 impl Default for Sleepless {
     fn default() -> Self {
-        Self::new(of_the_kernel)
+        let file = File::open(UPTIME).ok();
+        Self::new(move || of_the_kernel(file.as_ref()?))
     }
 }
 
@@ -71,9 +74,12 @@ impl Sleepless {
     }
 }
 
-fn of_the_kernel() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    Duration::try_from_secs_f64(text.split_whitespace().next()?.parse().ok()?).ok()
+/// Read before every call that must not be made twice, and so kept open.
+fn of_the_kernel(file: &File) -> Option<Duration> {
+    let mut text = [0; 64];
+    let read = file.read_at(&mut text, 0).ok()?;
+    let seconds = std::str::from_utf8(text.get(..read)?).ok()?.split_whitespace().next()?;
+    Duration::try_from_secs_f64(seconds.parse().ok()?).ok()
 }
 
 #[cfg(test)]
@@ -108,8 +114,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_its_uptime() {
-        let (before, after) = (of_the_kernel(), of_the_kernel());
-        assert!(before.is_some_and(|before| !before.is_zero()) && before <= after, "{before:?}, {after:?}");
+    fn the_kernel_tells_its_uptime_each_time() {
+        let file = File::open(UPTIME).expect("it is there");
+        let before = of_the_kernel(&file);
+        std::thread::sleep(Duration::from_millis(30));
+        let after = of_the_kernel(&file);
+        assert!(before.is_some_and(|before| !before.is_zero()) && before < after, "{before:?}, {after:?}");
     }
 }
