@@ -3,7 +3,13 @@
 
 mod crash;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use cloud_identity_operator::api::AccessToken;
 use identity_simulator::{Action, OAuthClientSeed, OAuthRefreshTokenSeed, OidcServerSeed, OidcSettings, Rule, When};
@@ -76,6 +82,11 @@ pub(crate) async fn reuses(stage: &Stage, name: &str) -> u64 {
 pub(crate) async fn refresh(stage: &Stage, name: &str, value: &str) {
     let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": value } } }));
     stage.tokens().patch(name, &PatchParams::default(), &ask).await.expect("accepted");
+}
+
+/// The refresh token that is used next.
+async fn stored(stage: &Stage, name: &str) -> String {
+    stage.secret_values(&format!("{name}-state")).await.expect("the Secret is there")["refresh_token"].clone()
 }
 
 async fn must_sign_in(stage: &Stage, name: &str) -> AccessToken {
@@ -382,6 +393,36 @@ async fn a_successor_that_cannot_be_stored_is_kept_and_costs_no_call_more() {
         assert_eq!(stage.calls("oidc.token").await, calls + 1 + round as u64, "{effect:?}");
     }
     assert_eq!(reuses(&stage, "ann").await, 0);
+}
+
+/// An API server that fails for longer than a pass waits, and an object that is suspended then: what came is stored all the same.
+#[tokio::test]
+async fn what_came_is_stored_also_when_the_object_is_suspended_by_then() {
+    let stage = with_server("suspended-successor", 3600).await;
+    sign_in(&stage, "ann", &seed_of("ann")).await;
+    let (interceptor, operator) = behind(&stage).await;
+    stage.token("ann", spec("ann")).await;
+    stage.token_ready("ann").await;
+    let (published, before) = (token(&stage, "ann").await, stored(&stage, "ann").await);
+    let fails = Arc::new(AtomicBool::new(true));
+    let is_failing = fails.clone();
+    let is_state =
+        move |seen: &Seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state" && is_failing.load(Ordering::Relaxed);
+    // The first write says that the token is used.
+    let rule = interceptor.intercept(is_state, 1, usize::MAX, Effect::Answer(500));
+    refresh(&stage, "ann", "please").await;
+    interceptor.fired(rule).await;
+    let suspend = |suspend: bool| Patch::Merge(json!({ "spec": { "suspend": suspend } }));
+    stage.tokens().patch("ann", &PatchParams::default(), &suspend(true)).await.expect("accepted");
+    operator.logged("a pass failed at the API server").await;
+    let calls = stage.calls("oidc.token").await;
+    fails.store(false, Ordering::Relaxed);
+    stage.token_reason("ann", "Suspended").await;
+    assert_ne!(stored(&stage, "ann").await, before, "it is stored");
+    assert_eq!((token(&stage, "ann").await, stage.calls("oidc.token").await), (published.clone(), calls), "and nothing else is done");
+    stage.tokens().patch("ann", &PatchParams::default(), &suspend(false)).await.expect("accepted");
+    eventually("the sign-in goes on", async || token(&stage, "ann").await != published).await;
+    assert_eq!((stage.calls("oidc.token").await, reuses(&stage, "ann").await), (calls + 1, 0));
 }
 
 /// Promise 2: a process that has to end, and an API server that fails just then, cost no sign-in: what came is stored before the process is gone.

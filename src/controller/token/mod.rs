@@ -158,6 +158,8 @@ impl Kind for AccessTokens {
                     Err(problem) => (None, Some(problem)),
                 }
             }
+            // What came in an earlier pass is stored whatever keeps another from being asked for.
+            (None, obstacle) if spends(&object).is_some() => (context.refresh_tokens.before_successor(&subject.uid), obstacle),
             (_, obstacle) => (None, obstacle),
         };
         let obstacle = obstacle.or_else(|| refresh_token_rival(context, &object, &subject.uid));
@@ -355,6 +357,9 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
     }
     let is_ahead = |at: &Timestamp| *at > now;
     let retry_at = status.next_action_at.as_ref().map(|at| at.0);
+    if context.refresh_tokens.before_successor(uid).is_some() && !retry_at.as_ref().is_some_and(is_ahead) {
+        return None;
+    }
     let (expires_at, refresh_at) = times(context, status, uid);
     if ends_unsaid(status, expires_at, now) {
         return None;

@@ -13,7 +13,7 @@ use kube::core::PartialObjectMeta;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use super::{KIND, Pass, secret, spec::state_key};
+use super::{KIND, Pass, secret, source::Source, spec::state_key};
 use crate::{
     api::{AccessToken, AccessTokenStatus, ObjectVersion, RefreshTokenStatus, mark},
     controller::{
@@ -65,8 +65,10 @@ pub(super) struct Held {
 /// What came with a use and is not stored yet.
 #[derive(Clone)]
 struct Successor {
-    /// The token that it follows.
-    of: [u8; 32],
+    /// What it follows.
+    held: Held,
+    /// Who issued it.
+    tenant: String,
     issued: IssuedToken,
     life: Life,
 }
@@ -79,6 +81,11 @@ pub struct RefreshTokens {
 }
 
 impl RefreshTokens {
+    /// What the state was when a token came in its place that is not stored yet.
+    pub(super) fn before_successor(&self, uid: &str) -> Option<Held> {
+        self.successors.lock().get(uid).map(|successor| successor.held.clone())
+    }
+
     /// The object is gone.
     pub fn forget(&self, uid: &str) {
         self.held.lock().remove(uid);
@@ -99,16 +106,21 @@ impl State {
     }
 
     /// What a Secret says; a beginning where that belongs to another first token.
-    fn read(data: &BTreeMap<String, SecretText>, seed: &SecretText) -> Option<Self> {
-        let text = |key: &str| data.get(key).map(|text| text.expose_secret());
-        let use_number = text(key::USE_NUMBER).and_then(|text: &str| text.parse().ok())?;
-        if text(key::SEED) != Some(digest_of(seed).as_str()) {
+    fn of(data: &BTreeMap<String, SecretText>, seed: &SecretText) -> Option<Self> {
+        let use_number = number(data)?;
+        if text(data, key::SEED) != Some(digest_of(seed).as_str()) {
             return Some(Self::begin(seed, use_number));
         }
+        Self::read(data)
+    }
+
+    /// What a Secret says, whatever first token that belongs to.
+    fn read(data: &BTreeMap<String, SecretText>) -> Option<Self> {
+        let text = |key: &str| text(data, key);
         Some(Self {
             token: data.get(key::TOKEN).filter(|token| !token.expose_secret().is_empty())?.clone(),
-            seed: digest_of(seed),
-            use_number,
+            seed: text(key::SEED)?.to_owned(),
+            use_number: number(data)?,
             uses: text(key::USES).and_then(|text| text.parse().ok())?,
             used_at: text(key::USED_AT).and_then(|text| text.parse().ok()),
         })
@@ -135,6 +147,14 @@ impl State {
     }
 }
 
+fn text<'a>(data: &'a BTreeMap<String, SecretText>, key: &str) -> Option<&'a str> {
+    data.get(key).map(|text| text.expose_secret())
+}
+
+fn number(data: &BTreeMap<String, SecretText>) -> Option<i64> {
+    text(data, key::USE_NUMBER).and_then(|text| text.parse().ok())
+}
+
 impl Held {
     /// Whether the Secret is there, and ours.
     pub(super) fn is_stored(&self) -> bool {
@@ -148,7 +168,7 @@ impl Held {
         // It may be stored although the answer to that was lost; then it is stored once more, which changes nothing.
         let follows = |successor: &Successor| {
             let is_stored = successor.issued.refresh_token.as_ref().is_some_and(|token| secret::digest(token) == current);
-            successor.of == current || is_stored
+            secret::digest(&successor.held.state.token) == current || is_stored
         };
         let has_successor = context.refresh_tokens.successors.lock().get(&subject.uid).is_some_and(follows);
         RefreshToken {
@@ -210,7 +230,7 @@ pub(super) async fn look(
             return Ok(Err(Problem::foreign_secret(&format!("{whose} ({})", name.name()))));
         }
     }
-    match State::read(&data, seed) {
+    match State::of(&data, seed) {
         // Put back to what it was before: what it holds is used up. This process may know better.
         Some(state) if state.use_number < answered && was_used => match remembered.filter(|held| held.state.use_number >= answered) {
             Some(held) => Ok(Ok(Held { version: Some(version), ..held })),
@@ -238,7 +258,8 @@ impl Pass {
         let uses = self.world.refresh_token.as_ref().map_or(0, |token| token.uses) + 1;
         let held = self.held()?.clone();
         let state = held.state.used(uses, now);
-        let written = self.write_state(&state, held.version.as_ref()).await?;
+        let tenant = self.source.as_ref().map(Source::tenant).ok_or(Abort::Stale)?;
+        let written = self.write_state(&state, held.version.as_ref(), &tenant).await?;
         if written.is_ok() {
             self.world.refresh_token =
                 Some(RefreshToken { unanswered_since: Some(now), uses, is_recorded: true, ..RefreshToken::default() });
@@ -248,17 +269,18 @@ impl Pass {
 
     /// Stores what came in the place of the refresh token that was used. Until that has happened it stays in memory.
     pub(super) async fn follow(&mut self, issued: &IssuedToken, life: Life) -> Result<Result<(), Failure>, Abort> {
-        let of = secret::digest(&self.held()?.state.token);
-        let successor = Successor { of, issued: issued.clone(), life };
-        self.context.refresh_tokens.successors.lock().insert(self.subject.uid.clone(), successor);
-        self.store(issued).await
+        let tenant = self.source.as_ref().map(Source::tenant).ok_or(Abort::Stale)?;
+        let successor = Successor { held: self.held()?.clone(), tenant, issued: issued.clone(), life };
+        self.context.refresh_tokens.successors.lock().insert(self.subject.uid.clone(), successor.clone());
+        self.store(&successor).await
     }
 
     /// Stores what came in an earlier pass; the token that came with it is this pass's.
     pub(super) async fn keep_successor(&mut self) -> Result<(), Abort> {
         let successor = self.context.refresh_tokens.successors.lock().get(&self.subject.uid).cloned();
-        let Some(Successor { issued, life, .. }) = successor else { return Err(Abort::Stale) };
-        let stored = self.store(&issued).await?;
+        let Some(successor) = successor else { return Err(Abort::Stale) };
+        let stored = self.store(&successor).await?;
+        let Successor { issued, life, .. } = successor;
         if let Some(token) = &mut self.world.refresh_token {
             *token = RefreshToken::default();
         }
@@ -267,12 +289,14 @@ impl Pass {
     }
 
     /// An API server that fails meanwhile is asked again: with what came the sign-in would be lost.
-    async fn store(&mut self, issued: &IssuedToken) -> Result<Result<(), Failure>, Abort> {
+    async fn store(&mut self, successor: &Successor) -> Result<Result<(), Failure>, Abort> {
+        let Successor { tenant, issued, .. } = successor;
         let spent = secret::digest(&self.held()?.state.token);
         let (begun, mut conflicts, mut failures) = (Instant::now(), 0, 0);
         loop {
             let held = self.held()?.clone();
-            let written = match self.write_state(&held.state.followed_by(issued.refresh_token.clone()), held.version.as_ref()).await {
+            let next = held.state.followed_by(issued.refresh_token.clone());
+            let written = match self.write_state(&next, held.version.as_ref(), tenant).await {
                 Err(Abort::Stale) if conflicts < STORED_AGAIN => {
                     conflicts += 1;
                     self.is_stored_meanwhile(issued, &spent, held).await.map(|is_stored| is_stored.then_some(Ok(())))
@@ -320,13 +344,12 @@ impl Pass {
             return Ok(None);
         };
         let version = ObjectVersion::of(&metadata);
-        Ok(self.seed().and_then(|seed| State::read(&data, seed)).map(|state| Held { state, version: Some(version) }))
+        Ok(State::read(&data).map(|state| Held { state, version: Some(version) }))
     }
 
-    async fn write_state(&mut self, state: &State, known: Option<&ObjectVersion>) -> Result<Result<(), Failure>, Abort> {
-        let source = self.source.as_ref().ok_or(Abort::Stale)?;
-        let annotations =
-            published::annotations(&self.context, &self.subject, &BTreeMap::new(), source.tenant(), mark::STATE_SHAPE.to_owned());
+    async fn write_state(&mut self, state: &State, known: Option<&ObjectVersion>, tenant: &str) -> Result<Result<(), Failure>, Abort> {
+        let shape = mark::STATE_SHAPE.to_owned();
+        let annotations = published::annotations(&self.context, &self.subject, &BTreeMap::new(), tenant.to_owned(), shape);
         let labels = BTreeMap::from([(mark::STATE.to_owned(), KIND.to_owned())]);
         let content = SecretContent { data: state.data(), labels, annotations, owned: true };
         let name = state_key(&self.object);
@@ -349,9 +372,12 @@ impl Pass {
             // What keeps it from being looked at says nothing about it.
             return former.filter(|_| self.object.spec.grant.refresh_token.is_some());
         };
-        let seed = self.seed_version()?;
         let answered = held.state.use_number;
-        let fingerprint = self.seed().map(|seed| fingerprint(&self.subject.uid, seed))?;
+        let Some((seed, fingerprint)) = self.seed_version().zip(self.seed().map(|seed| fingerprint(&self.subject.uid, seed))) else {
+            // Of an earlier pass; in this one the first token was not read.
+            let is_stored = matches!(self.world.issued, Some(Ok(_)));
+            return former.map(|former| if is_stored { RefreshTokenStatus { answered, refused: false, ..former } } else { former });
+        };
         match &self.world.issued {
             Some(Ok(_)) => Some(RefreshTokenStatus { seed, fingerprint, answered, refused: false }),
             Some(Err(failure)) if self.is_answered_by(failure) => {
