@@ -67,6 +67,7 @@ reasons! {
     NotApplicable, Good, "There is nothing to try: the client has no secret or no grant for machines.";
     Refreshed, Good, "The last attempt to replace the token went well.";
     TokenReused, Good, "The service answered with the token that is published already; it is asked again at half of what is left of its life.";
+    ScopesNotGranted, Good, "The token is good for less than grant.scopes asks for; the key scope of the Secret says for what: let the client have the others at the service, or take them out of grant.scopes.";
     LifetimeUnknown, Good, "The service tells no lifetime: the token is replaced at a set interval, and the Secret has no expires_at.";
     WriterRole, Good, "The credential may register applications.";
     // in progress

@@ -76,6 +76,13 @@ impl<'a> Conditions<'a> {
         self
     }
 
+    /// A condition that stays as it was said.
+    #[must_use]
+    pub fn as_before(mut self, type_: &str) -> Self {
+        self.list.extend(condition(self.former, type_).cloned());
+        self
+    }
+
     /// The conditions, ordered by type.
     #[must_use]
     pub fn finish(mut self) -> Vec<Condition> {

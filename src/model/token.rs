@@ -85,6 +85,16 @@ impl TokenRequest {
     pub const fn of(grant: Grant) -> Self {
         Self { grant, client: None, scopes: Vec::new(), audiences: Vec::new(), resources: Vec::new(), parameters: Vec::new() }
     }
+
+    /// Whether a token whose reply names this scope is good for all that was asked for. App ID may write a scope behind the name of its
+    /// application (`orders/read`).
+    #[must_use]
+    pub fn is_granted_by(&self, scope: &str) -> bool {
+        let is_granted = |asked: &str| {
+            scope.split_whitespace().any(|granted| granted.strip_suffix(asked).is_some_and(|rest| rest.is_empty() || rest.ends_with('/')))
+        };
+        self.scopes.iter().flat_map(|asked| asked.split_whitespace()).all(is_granted)
+    }
 }
 
 /// A client's own credential.
@@ -248,6 +258,23 @@ mod tests {
     }
 
     /// Traps: T22.
+    #[test]
+    fn a_token_is_good_for_all_that_was_asked_for_or_it_is_not() {
+        for (asked, scope, expected) in [
+            (&["read", "write"][..], "write openid read", true),
+            (&["read write"], "read write", true),
+            (&["read", "write"], "read", false),
+            (&["read"], "", false),
+            (&["read"], "spread", false),
+            (&["read"], "orders/read", true),
+            (&[], "anything", true),
+        ] {
+            let scopes = asked.iter().map(|&scope| scope.to_owned()).collect();
+            let request = TokenRequest { scopes, ..TokenRequest::of(Grant::ClientCredentials) };
+            assert_eq!(request.is_granted_by(scope), expected, "{asked:?} by {scope:?}");
+        }
+    }
+
     #[test]
     fn a_life_is_what_the_reply_tells() {
         let unknown = secs(600.0);

@@ -376,3 +376,41 @@ async fn when_a_service_is_back_whoever_has_nothing_left_gets_a_token_soon() {
     }
     assert!(begun.elapsed().as_secs() < 60, "it took {:?}", begun.elapsed());
 }
+
+/// Promise 10: a service that hangs keeps nobody from hearing that the published token has ended.
+#[tokio::test]
+async fn a_token_that_ends_while_the_service_hangs_says_so() {
+    let stage = Stage::new("hang").await;
+    with_server(&stage, OidcSettings { expires_in: 4, ..OidcSettings::default() }).await;
+    let _operator = stage.operator().await;
+    stage.ready_provider("server").await;
+    stage.token("caller", json!({ "providerRef": { "name": "server" } })).await;
+    stage.token_ready("caller").await;
+    let rule = stage.control.inject(&Rule::next("oidc.token", Action::Hold { when: When::BeforeCommit })).await.expect("accepted");
+    stage.control.wait_for_fault(rule.id).await.expect("it is asked");
+    let ended = stage.token_reason("caller", "TokenExpired").await;
+    assert!(token_message(&ended, "Ready").is_some_and(|said| said.contains("has not answered yet")), "{ended:?}");
+    assert_eq!(token_condition(&ended, "SecretPublished"), Some(("False", "TokenExpired")));
+    stage.control.remove_fault(rule.id).await.expect("it goes on");
+    stage.token_ready("caller").await;
+}
+
+/// A server may grant less than it was asked for, and says so (RFC 6749, section 3.3): the token is published, and status tells.
+#[tokio::test]
+async fn a_token_that_is_good_for_less_than_was_asked_for_is_published_and_says_so() {
+    let stage = Stage::new("narrow").await;
+    with_server(&stage, OidcSettings::default()).await;
+    let _operator = stage.operator().await;
+    stage.ready_provider("server").await;
+    let reply = json!({ "access_token": "cafec0de-narrow", "token_type": "Bearer", "expires_in": 3600, "scope": "orders.read" });
+    let narrow = Action::Answer { when: When::BeforeCommit, status: 200, headers: [].into(), body: reply.to_string() };
+    let rule = stage.control.inject(&Rule::every("oidc.token", narrow)).await.expect("accepted");
+    let spec = json!({ "providerRef": { "name": "server" }, "grant": { "scopes": ["orders.read", "orders.write"] } });
+    stage.token("caller", spec).await;
+    let token = stage.token_ready("caller").await;
+    assert_eq!(token_condition(&token, "Fresh"), Some(("True", "ScopesNotGranted")));
+    assert_eq!(values(&stage, "caller").await["scope"], "orders.read");
+    stage.control.remove_fault(rule.id).await.expect("it goes");
+    stage.ask_for_token("caller", "another").await;
+    stage.token_where("caller", "is good for all", |token| token_condition(token, "Fresh") == Some(("True", "Refreshed"))).await;
+}

@@ -10,7 +10,11 @@ mod source;
 mod spec;
 mod status;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Api;
@@ -49,10 +53,13 @@ pub const KIND: &str = "AccessToken";
 const DOING: &str = "getting a token";
 
 /// Where the service tells no lifetime, and the provider sets none.
-const LIFETIME_UNKNOWN: std::time::Duration = std::time::Duration::from_secs(600);
+const LIFETIME_UNKNOWN: Duration = Duration::from_secs(600);
 
 /// What comes so long after its time comes when the service or the budget let it come, like everything else then.
 const LONG_OVERDUE: SignedDuration = SignedDuration::from_secs(60);
+
+/// A service that answers within this long says by that what has become of a token that has ended.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 const WAITS_FOR_ITS_TURN: &str =
     "the token in the Secret has ended, and others are replaced before it: it is replaced when its turn comes (budget of the provider)";
@@ -285,14 +292,15 @@ impl Pass {
         let namespace = self.subject.namespace.clone();
         let requester = source.requester(&namespace).unwrap_or_else(|| self.subject.uid.clone());
         let caller = Caller { namespace, urgency: urgency(&self.context, &self.object), requester, fence };
-        let request = self.refresh_token.as_ref().map(|held| held.request(&source.request));
+        let (connection, request) = (source.connection.clone(), source.request.clone());
+        let request = self.refresh_token.as_ref().map_or_else(|| request.clone(), |held| held.request(&request));
         // The process does not end between the answer and the successor's being stored.
-        let in_flight = request.as_ref().map(|_| context.leadership.begin_create());
-        let issued = match source.connection.service.issue(&caller, request.as_ref().unwrap_or(&source.request)).await {
+        let in_flight = self.refresh_token.as_ref().map(|_| context.leadership.begin_create());
+        let issued = match self.answer(connection.service.issue(&caller, &request)).await {
             Ok(issued) => issued,
             Err(failure) => return Ok(Err(failure)),
         };
-        let life = Life::told(&issued.told, source.connection.service.lifetime().unwrap_or(LIFETIME_UNKNOWN));
+        let life = Life::told(&issued.told, connection.service.lifetime().unwrap_or(LIFETIME_UNKNOWN));
         if self.refresh_token.is_some()
             && let Err(failure) = self.follow(&issued, life).await?
         {
@@ -307,10 +315,23 @@ impl Pass {
         Ok(Ok(self.came(issued, life)))
     }
 
+    /// The answer to a call. When the published token ends meanwhile, status says so: nobody is to wait for a service that hangs to hear of it.
+    async fn answer<T>(&mut self, call: impl Future<Output = T>) -> T {
+        let end = self.world.published.as_ref().map(|published| published.expires_at);
+        let says_that_it_lives = self.object.status.as_ref().is_some_and(says_that_it_lives);
+        let Some(end) = end.filter(|_| says_that_it_lives) else { return call.await };
+        let rest = Duration::try_from(end.duration_since(self.context.clock.now())).unwrap_or_default();
+        let mut call = pin!(call);
+        match tokio::time::timeout(rest.max(ANSWERS_WITHIN), &mut call).await {
+            Ok(answer) => answer,
+            Err(_) => tokio::join!(call, self.say_that_it_ended(end)).0,
+        }
+    }
+
     /// A token that came, in the words of the rules.
     fn came(&mut self, issued: IssuedToken, life: Life) -> Issued {
         let came = self.context.clock.time_at(issued.received);
-        let later = |span: std::time::Duration| came.checked_add(span).unwrap_or(Timestamp::MAX);
+        let later = |span: Duration| came.checked_add(span).unwrap_or(Timestamp::MAX);
         let digest = secret::digest_of(&issued);
         let is_the_same = self.kept.is_some_and(|kept| kept.token == digest);
         let policy = policy_of(&self.object);
@@ -390,10 +411,13 @@ fn settled(context: &Context, object: &AccessToken, outline: &Outlined) -> Optio
     is_fresh.then(|| local(now, earliest([refresh_at, expires_at])))
 }
 
+fn says_that_it_lives(status: &AccessTokenStatus) -> bool {
+    ["Ready", "SecretPublished"].iter().any(|type_| is_true(&status.conditions, type_))
+}
+
 /// Whether the published token has ended, and status does not say so yet.
 fn ends_unsaid(status: &AccessTokenStatus, end: Option<Timestamp>, now: Timestamp) -> bool {
-    let says_that_it_lives = ["Ready", "SecretPublished"].iter().any(|type_| is_true(&status.conditions, type_));
-    says_that_it_lives && end.is_some_and(|at| at <= now)
+    says_that_it_lives(status) && end.is_some_and(|at| at <= now)
 }
 
 /// Whether the object is still there and not being deleted. A Secret that is gone may have been collected for just that reason, and its

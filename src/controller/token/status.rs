@@ -1,6 +1,6 @@
 //! Report: what is stored, and what is said.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -22,7 +22,7 @@ use crate::{
     plan::{
         Problem,
         application::State,
-        token::{SecretView, Verdict},
+        token::{self as rules, SecretView, Verdict},
     },
     reasons::Reason,
 };
@@ -57,6 +57,28 @@ impl Pass {
         let waits = retry_at.is_some() || self.object.spec.suspend || verdict.stands || verdict.failed;
         let due = if waits { retry_at } else { refresh_at };
         Ok(local(now, earliest([due, expires_at.filter(|at| *at > now)])))
+    }
+
+    /// Says in the midst of a pass that the published token has ended. Nothing else is known yet, so all else stays as it was said.
+    pub(super) async fn say_that_it_ended(&mut self, end: Timestamp) {
+        let former = self.object.status.clone().unwrap_or_default();
+        let ended = rules::ended_meanwhile(end);
+        let conditions = Conditions::new(&former.conditions, self.subject.generation, self.context.clock.now())
+            .ready(Some(&ended))
+            .state("SecretPublished", &State::No(ended))
+            .as_before("Fresh")
+            .finish();
+        let change = announcement_of_change(&former.conditions, &conditions);
+        let status = AccessTokenStatus { conditions, ..former };
+        match self.write_status(&status).await {
+            Ok(()) => {
+                Arc::make_mut(&mut self.object).status = Some(status);
+                self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
+                self.announcements.extend(change);
+            }
+            // It is said with the answer, then.
+            Err(abort) => tracing::warn!(object = %self.subject.path(), error = %abort, "status could not say that the token has ended"),
+        }
     }
 
     /// Writes the status. A label or an annotation that somebody wrote meanwhile is no reason to ask the service once more.
@@ -134,6 +156,7 @@ impl Pass {
         let lacks_budget = self.lacks_budget();
         let fresh = match &verdict.fresh {
             State::Yes(_) if lacks_budget.is_some() => lacks_budget.map_or(State::Yes(Reason::Refreshed), State::No),
+            State::Yes(_) if self.lacks_scopes() => State::Yes(Reason::ScopesNotGranted),
             State::Yes(_) if self.world.reused_refresh_at(now).is_some() => State::Yes(Reason::TokenReused),
             State::Yes(_) if status.lifetime_unknown == Some(true) => State::Yes(Reason::LifetimeUnknown),
             State::Yes(_) if !self.asked() => said_before(&former.conditions).unwrap_or(State::Yes(Reason::Refreshed)),
@@ -175,6 +198,12 @@ impl Pass {
             };
             Problem::new(Reason::BudgetTooSmall, message)
         })
+    }
+
+    /// Whether the token that came is good for less than was asked for. A server has to say so (RFC 6749, section 3.3).
+    fn lacks_scopes(&self) -> bool {
+        let (Some((token, _)), Some(source)) = (&self.token, &self.source) else { return false };
+        token.scope.as_ref().is_some_and(|scope| !source.request.is_granted_by(scope))
     }
 
     /// Whether a change, or what it ends, is no more than that object and provider were applied together.

@@ -423,6 +423,13 @@ fn expired(at: Timestamp) -> Problem {
     Problem::new(Reason::TokenExpired, format!("the token in the Secret ended at {}", shown(at)))
 }
 
+/// What is said when the published token ends while the service is being asked for the next one.
+#[must_use]
+pub fn ended_meanwhile(at: Timestamp) -> Problem {
+    let Problem { reason, message } = expired(at);
+    Problem::new(reason, format!("{message}, and the service, asked for another, has not answered yet"))
+}
+
 /// Whole seconds are what status shows.
 fn shown(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
