@@ -23,7 +23,8 @@ pub enum ApplicationType {
     Unknown,
 }
 
-/// What happens to the registration when the object is deleted.
+/// What happens when the object is deleted. `Delete`: registration and Secret go with it. `Retain`: both stay. Default: `Delete`, but `Retain` for
+/// what was adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
     /// The registration and the Secret go.

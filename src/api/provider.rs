@@ -212,7 +212,8 @@ pub enum AuthenticationMethod {
     Unknown,
 }
 
-/// How the two halves of HTTP Basic are encoded.
+/// How the two halves of HTTP Basic are encoded: `FormEncoded` (default) first, as the standard says, or `Raw`, as they are, as several servers
+/// want it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BasicEncoding {
     /// Form-encoded first, as the standard says.
@@ -226,7 +227,7 @@ pub enum BasicEncoding {
     Unknown,
 }
 
-/// With what an assertion is signed.
+/// With what an assertion is signed: `RS256` (default), `PS256` (both RSA, 2048 bits at least) or `ES256` (the curve P-256).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SigningAlgorithm {
     /// RSA, PKCS #1 v1.5, SHA-256.
@@ -242,7 +243,8 @@ pub enum SigningAlgorithm {
     Unknown,
 }
 
-/// For whom an assertion is made.
+/// For whom an assertion is made (`aud`): `Issuer` (default for `oidc`), `TokenEndpoint`, or `Both` as a list (default for `verify`, as IBM's own
+/// clients do it).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AssertionAudience {
     /// The issuer.

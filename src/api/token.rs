@@ -12,7 +12,7 @@ use super::{
     secret::{annotation_values, key_names, label_values, rules, template_texts},
 };
 
-/// What a token is asked for with.
+/// What a token is asked for with. Default: what the service uses for machines: for IAM whatever the provider has, else `ClientCredentials`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum GrantType {
     /// An IBM Cloud API key.

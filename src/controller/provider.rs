@@ -297,7 +297,7 @@ impl<P: ProviderObject> Pass<P> {
             (Service::AppId(_), Some(true)) => State::Yes(Reason::WriterRole),
             (Service::AppId(_), Some(false)) => State::No(Problem::new(Reason::WriterRoleRequired, Reason::WriterRoleRequired.advice())),
             (Service::AppId(_), None) => State::Unknown(Problem::new(Reason::Unknown, "the service could not say")),
-            _ => State::Unknown(Problem::new(Reason::NotApplicable, "nothing is registered through this provider yet")),
+            _ => State::Unknown(Problem::new(Reason::NotApplicable, "this version registers nothing at this service: it gives tokens")),
         };
         let problem =
             standing.has_newer_credential.then(|| Problem::new(Reason::CredentialsRegenerated, Reason::CredentialsRegenerated.advice()));

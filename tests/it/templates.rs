@@ -123,7 +123,7 @@ async fn a_flawed_template_is_told_by_key_and_line_before_any_call() {
     let flaws = [
         ("syntax", json!({ "file": "a\n{{ clientId" }), r#"the template of "file" has a syntax error in line 2"#),
         ("unknown", json!({ "file": "\n{{ clientID }}" }), r#"names "clientID" in line 2, which is no key of this layout"#),
-        ("missing", json!({ "file": "{{ redirectUri }}" }), "uses something in line 1 that is not there"),
+        ("missing", json!({ "file": "{{ redirectUri }}" }), "uses \"redirectUri\" in line 1, which this layout does not have here"),
         ("collision", json!({ "tenantId": "x" }), r#"the template of "tenantId" has the name of a key of the layout"#),
         ("endless", json!({ "file": "{% for i in range(100000) %}{{ i }}{% endfor %}" }), "what templates here do not have: functions"),
         (

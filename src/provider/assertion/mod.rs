@@ -116,8 +116,9 @@ pub fn check(key: &SigningKey) -> Result<(), Failure> {
 }
 
 const NO_KEY: &str = "it holds no private key: neither PEM that is not encrypted (PKCS #8, PKCS #1, SEC 1) nor a JWK";
-const NO_RSA: &str = "it holds no RSA key of 2048 to 8192 bits, which RS256 and PS256 sign with";
-const NO_CURVE: &str = "it holds no key of the curve P-256, which ES256 signs with";
+const NO_RSA: &str =
+    "it holds no RSA key of 2048 to 8192 bits, which RS256 and PS256 sign with (with a key of the curve P-256: algorithm ES256)";
+const NO_CURVE: &str = "it holds no key of the curve P-256, which ES256 signs with (with an RSA key: algorithm RS256 or PS256)";
 const BROKEN: &str = "its numbers do not make a private key, or some are missing";
 
 impl PrivateKey {

@@ -97,7 +97,8 @@ impl Templates {
         let mut size = 0;
         for (key, text) in &self.texts {
             let template = parsed(text).map_err(|said| problem(key, said))?;
-            let output = template.render(context.clone()).map(SecretText::from).map_err(|error| problem(key, explained(&error)))?;
+            let output = template.render(context.clone()).map(SecretText::from);
+            let output = output.map_err(|error| problem(key, absent(text, &error, values).unwrap_or_else(|| explained(&error))))?;
             let length = output.expose_secret().len();
             size += length;
             if length > OUTPUT {
@@ -143,6 +144,26 @@ fn unknown_name(text: &str, known: &BTreeSet<String>) -> Option<String> {
         "names {name:?} in line {line}, which is no key of this layout; its keys are {names} (also as {VALUES}[\"KEY\"]), and besides there are \
          {METADATA}.name and {METADATA}.namespace"
     ))
+}
+
+/// A key that this layout may have and does not have here, where that is what a template goes wrong with.
+fn absent(text: &str, error: &Error, values: &BTreeMap<String, SecretText>) -> Option<String> {
+    if error.kind() != ErrorKind::UndefinedError {
+        return None;
+    }
+    let is_absent = |used: &Use| {
+        let is_a_key = ![VALUES, METADATA].contains(&key_of(used));
+        is_a_key && Some(used.line) == error.line() && !values.contains_key(key_of(used))
+    };
+    let used = language::names(text).ok()?.into_iter().find(is_absent)?;
+    let (name, line) = (key_of(&used), used.line);
+    Some(format!(
+        "uses {name:?} in line {line}, which this layout does not have here: leave it out, or write {{% if {name} is defined %}} before it"
+    ))
+}
+
+fn key_of(used: &Use) -> &str {
+    used.name.split_once('.').map_or(used.name.as_str(), |(head, key)| if head == VALUES { key } else { head })
 }
 
 /// A mistake by its kind and line: the engine's own words may quote values.
@@ -239,7 +260,8 @@ mod tests {
             ("{% for x in y %}{% endfor %}", r#"names "y" in line 1"#),
             ("\n{{ values['nonsense'] }}", "uses something in line 2 that is not there"),
             ("{{ values[secret] }}", "uses something in line 1 that is not there"),
-            ("{{ redirectUri }}", "uses something in line 1 that is not there"),
+            ("{{ redirectUri }}", r#"uses "redirectUri" in line 1, which this layout does not have here"#),
+            ("\n{{ values.redirectUri }}", r#"uses "redirectUri" in line 2"#),
             ("{{ secret.nonsense }}", "uses something in line 1 that is not there"),
             ("{{ later }}{% set later = secret %}", "uses something in line 1 that is not there"),
             ("{{ secret|replace }}", "goes wrong in line 1: missing argument"),
