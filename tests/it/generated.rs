@@ -130,7 +130,10 @@ async fn every_example_is_accepted_without_a_warning_and_a_dry_run_calls_no_prov
             .replace("namespace: demo", &format!("namespace: {}", stage.namespace))
             .replace("${TENANT_ID}", stage::TENANT)
             .replace("${APPID_URL}", &stage.app_id_url())
-            .replace("${IAM_URL}", &stage.simulator.urls().iam);
+            .replace("${IAM_URL}", &stage.simulator.urls().iam)
+            .replace("${VERIFY_URL}", &stage.simulator.urls().verify)
+            .replace("${SECUREAUTH_URL}", &stage.simulator.urls().secure_auth)
+            .replace("${ISSUER}", &stage.simulator.urls().oidc);
         let mut command = stage.control_plane.kubectl_command();
         command.args(["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename", "-"]);
         let said = run(command, &text).await;

@@ -1,4 +1,4 @@
-//! `make demo`: a real Kubernetes API server, a simulated App ID, and the operator between them.
+//! `make demo`: a real Kubernetes API server, simulated identity services, and the operator between them.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -11,13 +11,19 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Parser;
 use control_plane::ControlPlane;
-use identity_simulator::{ApplicationEdit, Control, Options, Settings, Simulator};
+use identity_simulator::{
+    ApplicationEdit, Control, OAuthClientSeed, OidcServerSeed, Options, SecureAuthUserSeed, Settings, Simulator, VERIFY,
+};
 use stage::{
     API_KEY, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, TENANT, eventually, install_chart, operator_binary, repository, seed,
 };
 
 /// Where the story plays (`examples/demo`).
 const NAMESPACE: &str = "demo";
+
+/// The client that the simulated IBM Verify and the OAuth server know, and the name of that server.
+const CLIENT: (&str, &str) = ("orders", "cafec0de-secret-of-the-demo");
+const SERVER: &str = "company";
 
 /// What is shown of events.
 const EVENTS: &str = "custom-columns=ABOUT:.regarding.kind,NAME:.regarding.name,REASON:.reason,NOTE:.note";
@@ -38,6 +44,8 @@ struct Scene {
     simulator: Simulator,
     control: Control,
     operator: Operator,
+    /// What the manifests say in the place of each placeholder.
+    placeholders: Vec<(&'static str, String)>,
     begun: Instant,
 }
 
@@ -73,17 +81,43 @@ fn say(text: &str) {
     drop(writeln!(std::io::stdout(), "{text}"));
 }
 
+/// Makes clients at the services besides App ID and IAM; and what is to stand in the manifests.
+async fn clients(simulator: &Simulator, control: &Control) -> Result<Vec<(&'static str, String)>, Error> {
+    let client = OAuthClientSeed { client_id: CLIENT.0.into(), secret: Some(CLIENT.1.into()), ..OAuthClientSeed::default() };
+    let of_verify = OAuthClientSeed { entitlements: ["readAppConfig".to_owned()].into(), ..client.clone() };
+    control.add_oauth_client(VERIFY, &of_verify).await?;
+    control.add_oidc_server(&OidcServerSeed { id: SERVER.into(), clients: vec![client], ..OidcServerSeed::default() }).await?;
+    let user = control.add_secure_auth_user(&SecureAuthUserSeed::default()).await?;
+    let person = user.newest().ok_or("the simulator gave its user no credential")?;
+    let urls = simulator.urls();
+    let app_id = urls.regions.get("us-south").ok_or("the simulator has no region us-south")?;
+    Ok(vec![
+        ("APPID_URL", app_id.clone()),
+        ("IAM_URL", urls.iam.clone()),
+        ("TENANT_ID", TENANT.to_owned()),
+        ("API_KEY", API_KEY.to_owned()),
+        ("CLIENT_ID", CLIENT.0.to_owned()),
+        ("CLIENT_SECRET", CLIENT.1.to_owned()),
+        ("VERIFY_URL", urls.verify.clone()),
+        ("SECUREAUTH_URL", urls.secure_auth.clone()),
+        ("SECUREAUTH_CLIENT_ID", person.client_id.clone()),
+        ("SECUREAUTH_CLIENT_SECRET", person.client_secret.clone()),
+        ("ISSUER", format!("{}/tenants/{SERVER}", urls.oidc)),
+    ])
+}
+
 impl Scene {
     async fn set() -> Result<Self, Error> {
         let begun = Instant::now();
         say("starting a control plane: etcd, kube-apiserver, kube-controller-manager");
         let control_plane = ControlPlane::shared().await?;
-        say("starting the simulator: IBM Cloud IAM and App ID, over HTTPS with a CA of its own");
+        say("starting the simulator: App ID, IAM, Verify, SecureAuth and an OAuth server, over HTTPS with a CA of its own");
         let simulator = Simulator::start(Options::default()).await?;
         let control = simulator.control();
         control.seed(&seed(TENANT, API_KEY)).await?;
         // So that one sees a token being replaced.
         control.set_settings(&Settings { iam_expires_in: 12, ..control.settings().await? }).await?;
+        let placeholders = clients(&simulator, &control).await?;
         say("installing the chart with helm (no Pod: there is no node here)");
         install_chart(control_plane).await?;
         say("starting the operator as a process, under the chart's ServiceAccount and with its rights alone");
@@ -91,7 +125,7 @@ impl Scene {
         let options =
             OperatorOptions { all_namespaces: true, leader_election: true, drift_interval: "5s".into(), ..OperatorOptions::default() };
         let operator = Operator::start(&operator_binary()?, &kubeconfig, &options).await?;
-        Ok(Self { control_plane, simulator, control, operator, begun })
+        Ok(Self { control_plane, simulator, control, operator, placeholders, begun })
     }
 
     async fn play(&self) -> Result<(), Error> {
@@ -139,10 +173,15 @@ impl Scene {
         self.kubectl(&["-n", NAMESPACE, "get", "events.events.k8s.io", "--sort-by", ".eventTime", "-o", EVENTS])?;
         say("\n6. An access token, kept fresh (it lives 12 s here, an hour in real life)\n");
         self.kubectl(&["-n", NAMESPACE, "wait", "--for=condition=Ready", "accesstoken/key-protect", "--timeout=60s"])?;
-        self.kubectl(&["-n", NAMESPACE, "get", "accesstokens"])?;
+        self.kubectl(&["-n", NAMESPACE, "get", "accesstoken", "key-protect"])?;
         let first = self.token_digest()?;
         eventually("the token is replaced", async || self.token_digest().is_ok_and(|now| now != first)).await;
         say("  replaced before its end, in the same Secret:");
+        self.kubectl(&["-n", NAMESPACE, "get", "accesstoken", "key-protect"])?;
+        say("\n7. One from each of the other services (examples/demo/40-services.yaml)\n");
+        let others = ["from-app-id", "from-verify", "from-secureauth", "from-oidc"].map(|name| format!("accesstoken/{name}"));
+        let wait = ["-n", NAMESPACE, "wait", "--for=condition=Ready", "--timeout=60s"];
+        self.kubectl(&wait.into_iter().chain(others.iter().map(String::as_str)).collect::<Vec<_>>())?;
         self.kubectl(&["-n", NAMESPACE, "get", "accesstokens"])?;
         say(&format!("\nThe story took {:.1} s.", self.begun.elapsed().as_secs_f64()));
         Ok(())
@@ -166,17 +205,11 @@ impl Scene {
     }
 
     fn manifests(&self) -> Result<String, Error> {
-        let urls = self.simulator.urls();
         let mut files: Vec<_> = std::fs::read_dir(repository().join("examples/demo"))?.collect::<Result<Vec<_>, _>>()?;
         files.sort_by_key(std::fs::DirEntry::file_name);
         let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file.path())).collect::<Result<_, _>>()?;
-        let app_id = urls.regions.get("us-south").ok_or("the simulator has no region us-south")?;
-        Ok(texts
-            .join("\n---\n")
-            .replace("${APPID_URL}", app_id)
-            .replace("${IAM_URL}", &urls.iam)
-            .replace("${TENANT_ID}", TENANT)
-            .replace("${API_KEY}", API_KEY))
+        let fill = |text: String, (name, value): &(&str, String)| text.replace(&format!("${{{name}}}"), value);
+        Ok(self.placeholders.iter().fold(texts.join("\n---\n"), fill))
     }
 
     async fn token(&self, client_id: &str, secret: &str, server: &str) -> Result<serde_json::Value, Error> {
