@@ -13,7 +13,9 @@ use super::super::{
     },
 };
 use super::{
-    Kept, Pass, earliest, local, moment_of, secret,
+    Kept, Pass,
+    known::{earliest, local, moment_of, times},
+    secret,
     source::Source,
     spec::{policy_of, secret_key},
 };
@@ -52,7 +54,7 @@ impl Pass {
         for announcement in std::mem::take(&mut self.announcements) {
             self.context.announce(&self.subject, &announcement).await;
         }
-        let (expires_at, refresh_at) = super::times(&self.context, &status, &self.subject.uid);
+        let (expires_at, refresh_at) = times(&self.context, &status, &self.subject.uid);
         let retry_at = status.next_action_at.as_ref().map(|at| at.0);
         let waits = retry_at.is_some() || self.object.spec.suspend || verdict.stands || verdict.failed;
         let due = if waits { retry_at } else { refresh_at };
