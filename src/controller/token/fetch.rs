@@ -68,8 +68,8 @@ impl Pass {
         let namespace = self.subject.namespace.clone();
         let requester = source.requester(&namespace).unwrap_or_else(|| self.subject.uid.clone());
         let caller = Caller { namespace, urgency: urgency(&self.context, &self.object), requester, fence };
-        let (connection, request) = (source.connection.clone(), source.request.clone());
-        let request = self.refresh_token.as_ref().map_or_else(|| request.clone(), |held| held.request(&request));
+        let connection = source.connection.clone();
+        let request = self.refresh_token.as_ref().map_or_else(|| source.request.clone(), |held| held.request(&source.request));
         // The process does not end between the answer and the successor's being stored.
         let in_flight = self.refresh_token.as_ref().map(|_| context.leadership.begin_create());
         let issued = match self.answer(connection.service.issue(&caller, &request)).await {
