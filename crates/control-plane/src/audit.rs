@@ -4,7 +4,8 @@
 //!
 //! Every request is exactly one event. A watch is recorded when its answer begins, because it may
 //! never end; every other request when its answer is complete, and before the client can see that
-//! it is. So after a request has returned, its event is there.
+//! it is. So after a request has returned, its event is there. Others, who watch an object, may see
+//! what a request did before its event is there; a [`Mark`] counts it to what was before all the same.
 //!
 //! # Caveats
 //!
@@ -41,16 +42,19 @@ pub struct Audit {
     log: PathBuf,
 }
 
-/// A point in the audit log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark(u64);
+/// A moment, and a place in the audit log before which no later request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    place: u64,
+    moment: Timestamp,
+}
 
 impl Audit {
     pub(crate) fn new(log: PathBuf) -> Self {
         Self { log }
     }
 
-    /// The present end of the log. Every request that has returned lies before it.
+    /// The present moment. Every request that has come in lies before it, also one whose event is still to be written.
     ///
     /// # Errors
     ///
@@ -58,11 +62,11 @@ impl Audit {
     pub fn mark(&self) -> Result<Mark, Error> {
         let mut log = self.open()?;
         let end = log.seek(SeekFrom::End(0)).map_err(|source| self.unreadable(source))?;
-        let position = end_of_last_line(&mut log, end).map_err(|source| self.unreadable(source))?;
-        Ok(Mark(position))
+        let place = end_of_last_line(&mut log, end).map_err(|source| self.unreadable(source))?;
+        Ok(Mark { place, moment: Timestamp::now() })
     }
 
-    /// The requests since the mark, in the order in which they were answered.
+    /// The requests that came in since the mark, in the order in which they were answered.
     ///
     /// # Errors
     ///
@@ -70,10 +74,11 @@ impl Audit {
     pub fn since(&self, mark: Mark) -> Result<AuditEvents, Error> {
         let mut log = self.open()?;
         let mut text = String::new();
-        log.seek(SeekFrom::Start(mark.0)).and_then(|_| log.read_to_string(&mut text)).map_err(|source| self.unreadable(source))?;
+        log.seek(SeekFrom::Start(mark.place)).and_then(|_| log.read_to_string(&mut text)).map_err(|source| self.unreadable(source))?;
         // What follows the last line break is an event that is being written.
         let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-        complete.lines().map(AuditEvent::parse).collect()
+        let events: AuditEvents = complete.lines().map(AuditEvent::parse).collect::<Result<_, Error>>()?;
+        Ok(events.only(|event| event.received_timestamp >= mark.moment))
     }
 
     /// All requests so far.
@@ -82,7 +87,7 @@ impl Audit {
     ///
     /// As [`since`](Self::since).
     pub fn all(&self) -> Result<AuditEvents, Error> {
-        self.since(Mark(0))
+        self.since(Mark { place: 0, moment: Timestamp::MIN })
     }
 
     fn open(&self) -> Result<File, Error> {
@@ -307,30 +312,34 @@ mod tests {
     use super::*;
 
     fn line(verb: &str, namespace: &str) -> String {
+        line_of(verb, namespace, "2026-11-22T10:00:00.123456Z".parse().unwrap())
+    }
+
+    fn line_of(verb: &str, namespace: &str, received: Timestamp) -> String {
         json!({
             "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Metadata", "auditID": "1",
             "stage": "ResponseComplete", "requestURI": format!("/api/v1/namespaces/{namespace}/secrets"), "verb": verb,
             "user": { "username": "system:serviceaccount:shop:till" }, "userAgent": "test",
             "objectRef": { "resource": "secrets", "namespace": namespace, "apiVersion": "v1" },
             "responseStatus": { "metadata": {}, "code": 201 },
-            "stageTimestamp": "2026-11-22T10:00:00.123456Z",
+            "requestReceivedTimestamp": received, "stageTimestamp": received,
         })
         .to_string()
     }
 
     #[test]
-    fn a_line_that_is_being_written_belongs_after_the_mark() {
+    fn a_request_belongs_after_the_mark_if_it_came_in_after_it_whenever_its_event_is_written() {
         let path = std::env::temp_dir().join(format!("audit-{}", uuid::Uuid::new_v4()));
         let mut log = OpenOptions::new().create_new(true).append(true).open(&path).unwrap();
         let audit = Audit::new(path.clone());
-        let second = line("patch", "shop");
-        write!(log, "{}\n{}", line("create", "shop"), &second[..20]).unwrap();
+        let half = line("patch", "shop");
+        write!(log, "{}\n{}", line("create", "shop"), &half[..20]).unwrap();
         let mark = audit.mark().unwrap();
         assert!(audit.since(mark).unwrap().is_empty());
-        writeln!(log, "{}", &second[20..]).unwrap();
-        let verbs: Vec<_> = audit.since(mark).unwrap().iter().map(|event| event.verb.clone()).collect();
-        assert_eq!(verbs, ["patch"]);
-        assert_eq!(audit.all().unwrap().len(), 2);
+        writeln!(log, "{}\n{}\n{}", &half[20..], line("update", "shop"), line_of("delete", "shop", Timestamp::now())).unwrap();
+        let verbs = |events: AuditEvents| events.iter().map(|event| event.verb.clone()).collect::<Vec<_>>();
+        assert_eq!(verbs(audit.since(mark).unwrap()), ["delete"]);
+        assert_eq!(verbs(audit.all().unwrap()), ["create", "patch", "update", "delete"]);
         std::fs::remove_file(path).unwrap();
     }
 
