@@ -142,11 +142,50 @@ async fn fifty_applications_at_once_cost_fifty_times_as_much_and_share_the_rest(
     let (batches, lists) = (count("app_id.redirect_uris.set"), count("app_id.redirect_uris.get"));
     // A turn is shared by whoever waits for it, and at most eight passes of a tenant run at once.
     assert!(batches <= OBJECTS * 4 / 5, "{batches} batches of redirect URIs");
-    assert!(lists <= 2 * batches + 2, "{lists} readings of the redirect URIs for {batches} batches");
+    // Each object asks for the list once at most, and each batch is read back. How many share a reading depends on when they ask.
+    assert!(lists <= OBJECTS + batches, "{lists} readings of the redirect URIs for {batches} batches");
     // The probe of the provider: a list, and a look whether we may write. The objects were there before that: one of them asked first
     // whether anybody answers, for all.
     assert!((1..=2).contains(&count("app_id.applications.list")), "{calls:?}");
     assert_eq!(count("app_id.scopes.get"), 1);
+}
+
+/// Promise 6. Whoever asks for the tenant's redirect URIs while somebody writes them shares the reading that follows.
+///
+/// Traps: T31.
+#[tokio::test]
+async fn seven_applications_that_come_while_the_redirect_uris_are_written_share_one_reading() {
+    // With the one that writes, as many as a tenant's turns.
+    const OTHERS: usize = 7;
+    let (stage, _operator) = stage_with_provider("counts", OperatorOptions::default()).await;
+    let held = stage.control.inject(&Rule::next("app_id.redirect_uris.set", Action::Hold { when: When::AfterCommit })).await;
+    let held = held.expect("the fault is taken").id;
+    let with_uri = |name: &str| json!({ "redirectUris": [format!("https://{name}.example.com/callback")] });
+    let ledger = Ledger::open(&stage).await;
+    stage.application("first", with_uri("first")).await;
+    stage.control.wait_for_fault(held).await.expect("the first one writes");
+    let names: Vec<String> = (0..OTHERS).map(|index| format!("other{index}")).collect();
+    for name in &names {
+        stage.application(name, with_uri(name)).await;
+    }
+    let registered = CallWait {
+        operation: "app_id.applications.create".into(),
+        tenant: None,
+        count: 1 + OTHERS as u64,
+        stage: Default::default(),
+        timeout_milliseconds: 60_000,
+    };
+    stage.control.wait_for_calls(&registered).await.expect("the others are registered");
+    // What each does next is to ask for the list.
+    tokio::time::sleep(WINDOW).await;
+    stage.control.release(held).await.expect("the write is answered");
+    for name in &names {
+        stage.ready(name).await;
+    }
+    stage.ready("first").await;
+    let calls = tally(&ledger.operations().await);
+    let (batches, lists) = (calls["app_id.redirect_uris.set"], calls["app_id.redirect_uris.get"]);
+    assert_eq!(lists, 1 + batches, "the first one's, and one after each write: {calls:?}");
 }
 
 /// Promise 6. A label, an annotation, the same document again: nothing of it is news.
