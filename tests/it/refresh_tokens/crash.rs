@@ -101,6 +101,53 @@ async fn stop_at(stage: &Stage, interceptor: &Interceptor, call: impl Fn(When) -
     held
 }
 
+/// What the process that comes after a first use makes of each point.
+async fn first_uses_have_settled(stage: &Stage, round: &str) {
+    for (number, point) in POINTS.iter().enumerate() {
+        if point.loses_the_answer() {
+            must_sign_in(stage, &name(number)).await;
+        } else {
+            stage.token_ready(&name(number)).await;
+        }
+        assert_eq!(reuses(stage, &name(number)).await, u64::from(point.loses_the_answer()), "{round}, {point:?}");
+    }
+}
+
+/// Each user's published token, and how often a spent refresh token came so far.
+async fn now(stage: &Stage) -> Vec<(String, u64)> {
+    let mut now = Vec::new();
+    for number in 0..POINTS.len() {
+        now.push((token(stage, &name(number)).await, reuses(stage, &name(number)).await));
+    }
+    now
+}
+
+/// What the process that comes after a later use makes of each point: what is not answered is repeated within ten seconds or not at all while
+/// the published token lives.
+async fn later_uses_have_settled(stage: &Stage, before: &[(String, u64)], is_late: bool) {
+    for (number, point) in POINTS.iter().enumerate() {
+        let (held, reused) = &before[number];
+        eventually(&format!("{point:?}: it is known what came of it"), async || {
+            let object = stage.tokens().get(&name(number)).await.expect("there");
+            let fresh = token_condition(&object, "Fresh").map(|(_, reason)| reason.to_owned()).unwrap_or_default();
+            let is_the_same = token(stage, &name(number)).await == *held;
+            assert_eq!(token_condition(&object, "Ready").map(|(status, _)| status), Some("True"), "{point:?}: a token lives");
+            let more = reuses(stage, &name(number)).await - reused;
+            assert!(more <= u64::from(point.loses_the_answer()), "{point:?}: a spent token was used again");
+            match fresh.as_str() {
+                "AnswerLost" => point.has_no_answer() && is_late && is_the_same && more == 0,
+                "ReauthorizationRequired" => point.loses_the_answer() && is_the_same && more == 1,
+                _ => !point.loses_the_answer() && !is_the_same,
+            }
+        })
+        .await;
+    }
+}
+
+fn hang(when: When) -> Action {
+    Action::Hang { when }
+}
+
 /// Promises 2 and 3: a process that dies at any call of a first use or of a later one sends no spent token, but for the repetition of a use
 /// whose answer nobody has any more; only that costs the sign-in, and not even that the published token.
 #[tokio::test]
@@ -109,22 +156,10 @@ async fn a_process_that_dies_at_any_call_of_a_use_loses_no_more_than_an_answer()
     sign_all_in(&stage).await;
     let (interceptor, operator) = behind(&stage).await;
     stage.ready_provider("server").await;
-    let hang = |when| Action::Hang { when };
-    let settled = async |round: &str| {
-        for (number, point) in POINTS.iter().enumerate() {
-            let expected = u64::from(point.loses_the_answer());
-            if point.loses_the_answer() {
-                must_sign_in(&stage, &name(number)).await;
-            } else {
-                stage.token_ready(&name(number)).await;
-            }
-            assert_eq!(reuses(&stage, &name(number)).await, expected, "{round}, {point:?}");
-        }
-    };
     stop_at(&stage, &interceptor, hang, async |number| stage.token(&name(number), spec(&name(number))).await).await;
     drop(operator.kill().await);
     let operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
-    settled("a first use").await;
+    first_uses_have_settled(&stage, "the next process").await;
     // Who lost everything signs in again.
     for (number, point) in POINTS.iter().enumerate() {
         if point.loses_the_answer() {
@@ -134,36 +169,68 @@ async fn a_process_that_dies_at_any_call_of_a_use_loses_no_more_than_an_answer()
             stage.token_ready(&again).await;
         }
     }
-    let before: Vec<_> = {
-        let mut before = Vec::new();
-        for number in 0..POINTS.len() {
-            before.push((token(&stage, &name(number)).await, reuses(&stage, &name(number)).await));
-        }
-        before
-    };
+    let before = now(&stage).await;
     let begun = Instant::now();
     stop_at(&stage, &interceptor, hang, async |number| refresh(&stage, &name(number), "now").await).await;
     drop(operator.kill().await);
     let operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
     operator.working().await;
-    let is_late = begun.elapsed() > Duration::from_secs(9);
-    for (number, point) in POINTS.iter().enumerate() {
-        let (held, reused) = &before[number];
-        eventually(&format!("{point:?}: it is known what came of it"), async || {
-            let object = stage.tokens().get(&name(number)).await.expect("there");
-            let fresh = token_condition(&object, "Fresh").map(|(_, reason)| reason.to_owned()).unwrap_or_default();
-            let is_the_same = token(&stage, &name(number)).await == *held;
-            assert_eq!(token_condition(&object, "Ready").map(|(status, _)| status), Some("True"), "{point:?}: a token lives");
-            let more = reuses(&stage, &name(number)).await - reused;
-            assert!(more <= u64::from(point.loses_the_answer()), "{point:?}: a spent token was used again");
-            match fresh.as_str() {
-                // What is not answered is repeated within ten seconds or not at all while the published token lives.
-                "AnswerLost" => point.has_no_answer() && is_late && is_the_same && more == 0,
-                "ReauthorizationRequired" => point.loses_the_answer() && is_the_same && more == 1,
-                _ => !point.loses_the_answer() && !is_the_same,
-            }
-        })
-        .await;
+    later_uses_have_settled(&stage, &before, begun.elapsed() > Duration::from_secs(9)).await;
+}
+
+/// The leader dies at any call of a use, and another process, which waits already, leads when the lease has run out: too late to repeat a
+/// later use while the published token lives. A first use has nothing to lose, and is repeated once.
+///
+/// Promises 2 and 3.
+///
+/// Traps: T33.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_dies_at_any_call_of_a_use_leaves_its_successor_one_repetition_of_a_first_use_and_none_of_a_later_one() {
+    let (first, later) = (with_server("dead-first", 3600), with_server("dead-later", 3600));
+    tokio::join!(async { succeed(&first.await, true).await }, async { succeed(&later.await, false).await });
+}
+
+async fn succeed(stage: &Stage, is_first_use: bool) {
+    sign_all_in(stage).await;
+    install_release(stage).await;
+    let one = Interceptor::start(stage.control_plane).await.expect("it starts");
+    let two = Interceptor::start(stage.control_plane).await.expect("it starts");
+    let leader = operator_behind(stage, &one, of_a_candidate(stage)).await;
+    stage.ready_provider("server").await;
+    let mut before = Vec::new();
+    if !is_first_use {
+        for number in 0..POINTS.len() {
+            stage.token(&name(number), spec(&name(number))).await;
+        }
+        for number in 0..POINTS.len() {
+            stage.token_ready(&name(number)).await;
+        }
+        before = now(stage).await;
+    }
+    let successor = operator_behind(stage, &two, of_a_candidate(stage)).await;
+    successor.metrics_address().await;
+    let begin = async |number: usize| {
+        if is_first_use {
+            stage.token(&name(number), spec(&name(number))).await;
+        } else {
+            refresh(stage, &name(number), "please").await;
+        }
+    };
+    let calls = stage.calls("oidc.token").await;
+    stop_at(stage, &one, hang, begin).await;
+    let of_the_leader = stage.calls("oidc.token").await - calls;
+    // The first point is before the call.
+    assert_eq!(of_the_leader, POINTS.len() as u64 - 1);
+    drop(leader.kill().await);
+    successor.logged(LEADING).await;
+    if is_first_use {
+        first_uses_have_settled(stage, "the successor").await;
+    } else {
+        later_uses_have_settled(stage, &before, true).await;
+        for (number, point) in POINTS.iter().enumerate().filter(|(_, point)| point.has_no_answer()) {
+            is_fresh_or(stage, &name(number), "False", Some("AnswerLost")).await;
+            assert_eq!(token(stage, &name(number)).await, before[number].0, "{point:?}: the published token is untouched");
+        }
     }
 }
 
