@@ -5,6 +5,7 @@ mod changes;
 mod costs;
 mod schedule;
 mod sources;
+mod versions;
 
 use std::collections::BTreeMap;
 
