@@ -1,11 +1,13 @@
 //! What things cost, as numbers: requests at the API server from its audit log, calls at the services from the simulator's journal.
 
+mod memory;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use identity_simulator::{Action, ApplicationKind, ApplicationSeed, CallWait, RoleSeed, Rule, Settings, When};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use stage::{Operator, OperatorOptions, PROVIDER, SERVICE_ACCOUNT, SYSTEM, Stage, TENANT, eventually};
+use stage::{Operator, OperatorOptions, PROVIDER, Stage, TENANT, eventually};
 
 use crate::ledger::{Ledger, WINDOW, tally};
 
@@ -392,58 +394,6 @@ async fn a_registration_whose_answer_was_lost_is_found_among_a_thousand() {
     assert_eq!((registered.len(), ours.len()), (1001, 1));
     assert_eq!(object.status.and_then(|status| status.client_id).as_deref(), Some(ours[0].client_id.as_str()));
     assert_eq!(stage.calls("app_id.applications.create").await, 1);
-}
-
-/// Unrelated Secrets cost nothing: of each, the API server sends metadata only (so its size does not matter), which are dropped on arrival.
-///
-/// Traps: T34.
-#[tokio::test]
-async fn twelve_thousand_foreign_secrets_cost_no_memory() {
-    const SECRETS: usize = 12_000;
-    // In KiB. Their names, UIDs and versions alone would be more than the first; their metadata, at 1 KiB each, twice the second, which
-    // leaves room for the pages of a list that are read at the start.
-    const WHILE_IT_RUNS: u64 = 1024;
-    const AT_THE_START: u64 = 6 * 1024;
-    let (stage, operator) = stage_with_provider("counts", OperatorOptions::default()).await;
-    stage.application("before", json!({})).await;
-    stage.ready("before").await;
-    let before = memory_of(&operator);
-    let ledger = Ledger::open(&stage).await;
-    let secrets = stage.secrets();
-    let make = |index: usize| {
-        let secrets = secrets.clone();
-        async move {
-            let document = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": format!("foreign-{index}") }, "stringData": { "filler": "cafec0de-of-somebody-else" } });
-            let secret = serde_json::from_value(document).expect("a Secret");
-            secrets.create(&Default::default(), &secret).await.map(drop)
-        }
-    };
-    use futures::{StreamExt, TryStreamExt};
-    futures::stream::iter(0..SECRETS).map(make).buffer_unordered(32).try_collect::<()>().await.expect("the Secrets are made");
-    // What is registered last is seen last: the watch has brought everything by then.
-    stage.application("after", json!({})).await;
-    stage.ready("after").await;
-    // A watch may be opened anew at any time; what it costs is seen in the memory.
-    let reads: Vec<String> = ledger.reads().into_iter().filter(|read| !read.starts_with("watch ")).collect();
-    assert_eq!(reads, ["get secrets"], "the one of the new object");
-    let grown = memory_of(&operator).saturating_sub(before);
-    assert!(grown < WHILE_IT_RUNS, "{grown} KiB more for {SECRETS} Secrets while it ran");
-    assert!(operator.stop().await.success());
-    let operator = stage.operator().await;
-    operator.working().await;
-    let grown = memory_of(&operator).saturating_sub(before);
-    assert!(grown < AT_THE_START, "{grown} KiB more for {SECRETS} Secrets that are there at the start");
-    let audit = stage.control_plane.audit().since(ledger.mark).expect("the audit log can be read");
-    let whole = audit.by_service_account(SYSTEM, SERVICE_ACCOUNT).in_namespace(&stage.namespace).of_resource("secrets");
-    assert!(whole.iter().filter(|event| event.verb == "get").all(|event| !event.name.starts_with("foreign-")), "{whole}");
-    // They stay: taking them away keeps the API server busy for longer than all of this, and nobody else looks here.
-}
-
-/// Memory of its own in KiB. What it shares with other processes of the same program says nothing about it.
-fn memory_of(operator: &Operator) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", operator.pid())).expect("the process can be looked at");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel says it");
-    line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }
 
 /// Nothing is asked for that the spec does not name.
