@@ -65,10 +65,14 @@ fn watching(stage: &Stage, namespaces: &[String]) -> OperatorOptions {
 async fn all_ready(stage: &Stage, namespaces: &[String]) -> Vec<String> {
     let mut ids = Vec::new();
     eventually("all applications are ready", async || {
-        let all = Api::<AppIdApplication>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
-        let ours = all.items.iter().filter(|object| object.namespace().is_some_and(|namespace| namespaces.contains(&namespace)));
-        let ready: Vec<_> = ours.filter(|object| condition(object, "Ready").is_some_and(|(status, _)| status == "True")).collect();
-        ids = ready.iter().map(|object| client_id(object)).collect();
+        ids.clear();
+        // One after the other: elsewhere in the cluster there may be objects that cannot be read.
+        for namespace in namespaces {
+            let all = Api::<AppIdApplication>::namespaced(stage.client.clone(), namespace).list(&ListParams::default()).await;
+            let all = all.expect("listed").items;
+            let ready = all.iter().filter(|object| condition(object, "Ready").is_some_and(|(status, _)| status == "True"));
+            ids.extend(ready.map(client_id));
+        }
         ids.len() == 2 * namespaces.len()
     })
     .await;
@@ -182,8 +186,8 @@ async fn namespaces_deleted_while_no_operator_runs_end_and_each_leftover_is_name
     drop(operator.kill().await);
     delete_namespaces(&stage, &namespaces, &mut Dice(29)).await;
     eventually("providers and credentials are gone", async || {
-        let providers = Api::<IdentityProvider>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
-        let secrets = Api::<Secret>::all(stage.client.clone()).list(&ListParams::default()).await.expect("listed");
+        let providers = Api::<IdentityProvider>::all(stage.client.clone()).list_metadata(&ListParams::default()).await.expect("listed");
+        let secrets = Api::<Secret>::all(stage.client.clone()).list_metadata(&ListParams::default()).await.expect("listed");
         let inside = |namespace: Option<String>| namespace.is_some_and(|namespace| namespaces.contains(&namespace));
         !providers.items.iter().any(|object| inside(object.namespace())) && !secrets.items.iter().any(|object| inside(object.namespace()))
     })
