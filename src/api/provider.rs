@@ -615,6 +615,9 @@ pub struct ProviderStatus {
     /// Which version of the credential Secret was last tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_version: Option<ObjectVersion>,
+    /// Which version of the Secret with the private key was last tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key_version: Option<ObjectVersion>,
     /// Consecutive failed checks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<i32>,

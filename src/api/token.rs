@@ -158,7 +158,7 @@ pub struct RefreshTokenSource {
 /// One more field of the form that is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = (
-    "!(self.name in ['grant_type', 'client_id', 'client_secret', 'client_assertion', 'client_assertion_type', 'assertion', 'username', 'password', 'refresh_token', 'apikey', 'cr_token', 'scope', 'audience', 'resource'])",
+    "!(self.name in ['grant_type', 'client_id', 'client_secret', 'client_assertion', 'client_assertion_type', 'assertion', 'username', 'password', 'refresh_token', 'apikey', 'cr_token', 'profile_id', 'profile_name', 'profile_crn', 'bss_account', 'scope', 'audience', 'resource'])",
     "this field has a place of its own in the spec, or is the operator's"
 ))]
 pub struct Parameter {
@@ -372,6 +372,9 @@ pub struct IssuedFor {
     /// The Secret of the provider's own credential, where that was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_credentials: Option<ObjectVersion>,
+    /// The Secret of the provider's private key, where that signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_private_key: Option<ObjectVersion>,
     /// The Secrets that were used, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, ObjectVersion>,

@@ -181,7 +181,10 @@ fn wants_probe<P: ProviderObject>(object: &P, connection: Option<&Connection>) -
     let Some(connection) = connection else { return false };
     let status = object.status().cloned().unwrap_or_default();
     let waited_for_credentials = status.failures.is_none() && status.next_action_at.is_some();
-    status.observed_generation != object.meta().generation || status.credentials_version != connection.credentials || waited_for_credentials
+    let tried = (&status.credentials_version, &status.private_key_version);
+    status.observed_generation != object.meta().generation
+        || tried != (&connection.credentials, &connection.private_key)
+        || waited_for_credentials
 }
 
 impl<P: ProviderObject> Pass<P> {
@@ -240,8 +243,10 @@ impl<P: ProviderObject> Pass<P> {
                 .or_else(|| former.tenant.clone()),
             host: connection.map(|connection| connection.host.clone()),
             credentials_version: connection.and_then(|connection| connection.credentials.clone()),
+            private_key_version: connection.and_then(|connection| connection.private_key.clone()),
             endpoints_host: former.endpoints_host.clone(),
-            identity: former.identity.clone(),
+            // Who it was there before the spec was changed proves nothing.
+            identity: former.identity.clone().filter(|_| former.observed_generation == Some(self.subject.generation)),
             ..ProviderStatus::default()
         };
         let (problem, can_register) = match (&self.connection, &self.found) {
@@ -251,7 +256,8 @@ impl<P: ProviderObject> Pass<P> {
             }
             (Ok(_), Some(Err(failure))) => {
                 status.failures = Some(i32::try_from(failures).unwrap_or(i32::MAX));
-                let is_missed = self.context.directory.is_doubted(&self.object.specification().key);
+                let key = self.object.specification().key;
+                let is_missed = self.context.directory.is_doubted(&key) && !self.context.claims.of_provider(&key).is_empty();
                 status.next_action_at = later(wait::of_a_provider(failure, failures, uid, is_missed));
                 (Some(Problem::of(failure)), State::Unknown(Problem::new(Reason::Unknown, "the provider could not be checked")))
             }

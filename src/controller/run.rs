@@ -351,7 +351,7 @@ async fn work(
     let woke = |slept, awake: tokio::time::Instant| {
         tracing::info!(?slept, "the machine was asleep; everything is looked at");
         context.clock.slept(slept, awake.into_std());
-        context.directory.slept(slept);
+        context.directory.slept(slept, awake);
         ask_for_all(&applications, &context.wake.applications);
         ask_for_all(&tokens, &context.wake.tokens);
         ask_for_all(&providers, &context.wake.providers);

@@ -110,10 +110,12 @@ pub async fn feed<K: Kept>(
             view.known.remove(&gone);
             view.delete(&gone, &on_change);
         }
-        Event::InitApply(DeserializeGuard(Err(invalid)))
-        | Event::Apply(DeserializeGuard(Err(invalid)))
-        | Event::Delete(DeserializeGuard(Err(invalid))) => {
-            on_unreadable(invalid);
+        Event::InitApply(DeserializeGuard(Err(invalid))) | Event::Apply(DeserializeGuard(Err(invalid))) => on_unreadable(invalid),
+        // It may have been readable once.
+        Event::Delete(DeserializeGuard(Err(invalid))) => {
+            let gone = Name::of(&invalid.metadata);
+            view.known.remove(&gone);
+            view.delete(&gone, &on_change);
         }
     })
     .await;

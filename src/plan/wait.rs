@@ -27,16 +27,19 @@ pub const ROLE_MISSING: Duration = Duration::from_secs(300);
 pub fn after(failure: &Failure, failures: u32, seed: &str) -> Duration {
     match failure.class {
         // Who says "at once" again and again says in the long run no more than who names no time.
-        Class::RateLimited => {
-            let told = failure.retry_after.unwrap_or(RATE_LIMIT_UNKNOWN);
-            spread(told, seed, failures, 0.0, 0.1).max(after_transient(failures, seed).min(RATE_LIMIT_UNKNOWN))
-        }
+        Class::RateLimited => as_told(failure, failures, seed).max(after_transient(failures, seed).min(RATE_LIMIT_UNKNOWN)),
         Class::Transient => {
             let wait = after_transient(failures, seed);
             failure.retry_after.map_or(wait, |told| wait.max(told))
         }
         Class::Unauthorized | Class::Rejected | Class::Unexpected => spread(REFUSED, seed, failures, -0.2, 0.2),
     }
+}
+
+/// How long a service that asked for a pause is left alone whatever happens.
+#[must_use]
+pub fn as_told(failure: &Failure, failures: u32, seed: &str) -> Duration {
+    spread(failure.retry_after.unwrap_or(RATE_LIMIT_UNKNOWN), seed, failures, 0.0, 0.1)
 }
 
 /// How long until a provider is looked at again. One that objects with nothing left wait for is looked at for all of them, so that none waits

@@ -128,6 +128,13 @@ impl<T: Clone> Discovery<T> {
         *self.known.lock() = Some(Known { found, read_at: now, read_again_at: now + counts_for });
     }
 
+    /// The same where nothing is known; what is known then.
+    pub(super) fn put_if_unknown(&self, found: T, counts_for: Duration) -> T {
+        let now = Instant::now();
+        let mut known = self.known.lock();
+        known.get_or_insert(Known { found, read_at: now, read_again_at: now + counts_for }).found.clone()
+    }
+
     /// Nothing is known any more.
     pub(super) fn forget(&self) {
         *self.known.lock() = None;
@@ -187,6 +194,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(discovery.read_after(Some(moment), unread, ends).await, Ok(3), "known since");
         assert_eq!(discovery.read_after(Some(Instant::now()), async || Ok(4), ends).await, Ok(4));
+        assert_eq!(discovery.put_if_unknown(0, FAILED_FOR), 4);
         discovery.forget();
         assert_eq!(discovery.get(async || Ok(5), ends).await, Ok(5));
     }

@@ -99,6 +99,7 @@ struct State {
 
 #[derive(Clone, Copy, Debug)]
 struct Pause {
+    begun: Instant,
     until: Instant,
     asked_for: bool,
 }
@@ -152,8 +153,10 @@ impl Gate {
             Ok(permit) => Ok(permit),
             // The sender was dropped: a pause began while we waited.
             Err(_) => {
-                let mut state = self.state.lock();
-                let pause = state.current_pause().unwrap_or(Pause { until: Instant::now(), asked_for: true });
+                let state = self.state.lock();
+                // It may be over by now.
+                let now = Instant::now();
+                let pause = state.pause.unwrap_or(Pause { begun: now, until: now, asked_for: true });
                 Err(state.failure(pause, doing))
             }
         }
@@ -186,7 +189,7 @@ impl Gate {
         state.fail(with);
     }
 
-    /// A request took so long, whatever became of it.
+    /// A request was answered after so long.
     pub fn took(&self, time: Duration) {
         let mut state = self.state.lock();
         let (calls, mean) = state.timed;
@@ -220,21 +223,23 @@ impl Gate {
     /// Whether the service answered the last request, and is not paused.
     #[must_use]
     pub fn is_answering(&self) -> bool {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         state.has_answered && state.failures_in_a_row == 0 && state.current_pause().is_none()
     }
 
     /// What everybody who asks is told while the tenant is paused; `None` while it is not.
     #[must_use]
     pub fn pause(&self, doing: &'static str) -> Option<Failure> {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         state.current_pause().map(|pause| state.failure(pause, doing))
     }
 
-    /// The machine slept so long, and the clock stood still: a pause went on meanwhile.
-    pub fn slept(&self, span: Duration) {
+    /// The machine slept so long, last awake at `awake` before it, and the clock stood still: a pause went on meanwhile.
+    pub fn slept(&self, span: Duration, awake: Instant) {
         let mut state = self.state.lock();
-        state.pause = state.pause.and_then(|pause| Some(Pause { until: pause.until.checked_sub(span)?, ..pause }));
+        if let Some(pause) = state.pause.as_mut().filter(|pause| pause.begun <= awake) {
+            pause.until = pause.until.checked_sub(span).unwrap_or(pause.begun);
+        }
     }
 
     /// Whether the tenant is paused now.
@@ -318,17 +323,13 @@ impl State {
         if self.failures_in_a_row >= BREAKER_OPENS_AFTER { 1 } else { self.budget.concurrency.max(1) }
     }
 
-    fn current_pause(&mut self) -> Option<Pause> {
-        let pause = self.pause?;
-        if pause.until <= Instant::now() {
-            self.pause = None;
-        }
-        self.pause
+    fn current_pause(&self) -> Option<Pause> {
+        self.pause.filter(|pause| pause.until > Instant::now())
     }
 
     fn pause_until(&mut self, until: Instant, asked_for: bool) {
         if self.pause.is_none_or(|pause| pause.until < until) {
-            self.pause = Some(Pause { until, asked_for });
+            self.pause = Some(Pause { begun: Instant::now(), until, asked_for });
         }
         self.waiting.clear();
     }

@@ -23,6 +23,8 @@ pub const DEFAULT_URL: &str = "https://iam.cloud.ibm.com";
 const PROPAGATION: Duration = Duration::from_secs(120);
 /// A failure is shared by everybody who asks within this time, so that a crowd of waiters does not become a crowd of requests.
 const FAILURE_IS_SHARED_FOR: Duration = Duration::from_secs(2);
+/// A token this young was got by the same look at providers.
+const LOOK_IS_SHARED_FOR: Duration = Duration::from_secs(2);
 /// When the reply tells no lifetime.
 const LIFETIME_UNKNOWN: Duration = Duration::from_secs(600);
 /// What we are doing when a token is asked for, as a failure says it.
@@ -53,6 +55,8 @@ pub struct Iam {
     known_since: Instant,
     /// Held while a token is fetched, so that one request serves all who wait.
     token: tokio::sync::Mutex<Kept>,
+    /// Held while it is found out whether the credential works: nobody waits for that who has a token.
+    looking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +72,7 @@ pub struct IamToken {
     pub value: SecretText,
     /// Who we are.
     pub standing: Standing,
+    fetched_at: Instant,
     use_until: Instant,
 }
 
@@ -95,6 +100,7 @@ impl Iam {
             credential,
             known_since: now.checked_sub(known_for).unwrap_or(now),
             token: tokio::sync::Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -134,6 +140,23 @@ impl Iam {
         }
     }
 
+    /// Whether the credential gets a token now: that one lives which it got before tells nothing. Several providers that are looked at
+    /// together share one look.
+    ///
+    /// # Errors
+    ///
+    /// When IAM does not give one. What was got before is used as long as it lives all the same.
+    pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
+        let _looking = self.looking.lock().await;
+        let young = |token: &&Arc<IamToken>| Instant::now() < token.fetched_at + LOOK_IS_SHARED_FOR;
+        if let Some(token) = self.token.lock().await.token.as_ref().filter(young) {
+            return Ok(token.standing.clone());
+        }
+        let token = Arc::new(self.fetch(caller).await?);
+        *self.token.lock().await = Kept { token: Some(token.clone()), failure: None };
+        Ok(token.standing.clone())
+    }
+
     /// Its HTTP side.
     #[must_use]
     pub fn tenant(&self) -> &Tenant {
@@ -159,7 +182,8 @@ impl Iam {
         let claims = claims(issued.access_token.expose_secret());
         let standing = Standing { iam_id: claims.iam_id, account: claims.account.and_then(|account| account.bss), ..Standing::default() };
         let life = Life::told(&issued.told, LIFETIME_UNKNOWN).remaining;
-        Ok(IamToken { value: issued.access_token, standing, use_until: Instant::now() + life.mul_f64(0.8) })
+        let now = Instant::now();
+        Ok(IamToken { value: issued.access_token, standing, fetched_at: now, use_until: now + life.mul_f64(0.8) })
     }
 
     /// What asks for a token with the provider's own credential.
@@ -212,6 +236,12 @@ impl TokenIssuer for Iam {
 }
 
 /// Claims of a token, unverified: for display and to know our account, never to trust anybody.
+/// The account that a token says it is of; `None` where it says nothing.
+#[must_use]
+pub fn account_of(token: &SecretText) -> Option<String> {
+    claims(token.expose_secret()).account.and_then(|account| account.bss)
+}
+
 fn claims(token: &str) -> Claims {
     oauth::payload(token).and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }

@@ -107,11 +107,8 @@ impl Verify {
     /// What the discovery document says. Whatever goes wrong with it, the known endpoints are still there to be tried.
     async fn discovered(&self, caller: &Caller) -> Option<Endpoint> {
         let found = self.discovery.get(async || self.discover(caller).await, |_| false).await;
-        found.unwrap_or_else(|_| {
-            // It may be there a little later.
-            self.discovery.put(None, FAILED_FOR);
-            None
-        })
+        // It may be there a little later.
+        found.unwrap_or_else(|_| self.discovery.put_if_unknown(None, FAILED_FOR))
     }
 
     async fn discover(&self, caller: &Caller) -> Result<Option<Endpoint>, Failure> {

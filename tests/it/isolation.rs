@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use cloud_identity_operator::api::{AccessToken, AppIdApplication};
+use cloud_identity_operator::api::{AccessToken, AppIdApplication, IdentityProvider};
 use futures::future::join_all;
 use identity_simulator::{AccessRole, Action, CallWait, KeySeed, OAuthClientSeed, OidcServerSeed, Rule, When, switches::RetryAfter};
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use stage::{IAM, OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, seed, status_written_at};
+
+use crate::fixtures::provide;
 
 const OTHER_TENANT: &str = "22222222-3333-4444-8555-666666666666";
 const SLOW_TENANT: &str = "33333333-4444-4555-8666-777777777777";
@@ -361,4 +364,81 @@ async fn a_provider_with_somebody_elses_issuer_and_its_own_token_endpoint_stops_
         .await;
     stage.token("orders", json!({ "providerRef": { "name": "honest" } })).await;
     stage.token_ready("orders").await;
+}
+
+/// Promise 9: who may create a provider can slow down nobody by naming an issuer: neither without a credential, nor with one that the issuer
+/// refuses after it was good elsewhere.
+#[tokio::test]
+async fn a_strangers_provider_takes_nothing_from_the_budget_of_an_issuer() {
+    let stage = Stage::new("strangers").await;
+    for id in ["main", "other"] {
+        let secret = Some("cafec0de-secret-of-orders".to_owned());
+        let client = OAuthClientSeed { client_id: "orders".into(), secret, ..OAuthClientSeed::default() };
+        let server = OidcServerSeed { id: id.into(), clients: vec![client], ..OidcServerSeed::default() };
+        stage.control.add_oidc_server(&server).await.expect("added");
+    }
+    stage.secret("pair", &[("client_id", "orders"), ("client_secret", "cafec0de-secret-of-orders")]).await;
+    stage.secret("wrong", &[("client_id", "orders"), ("client_secret", "cafec0de-of-nobody")]).await;
+    let _operator = stage.operator().await;
+    let issuer = |tenant: &str| format!("{}/tenants/{tenant}", stage.simulator.urls().oidc);
+    let credentials = |name: &str| json!({ "secretRef": { "name": name } });
+    let (ample, meagre) = (json!({ "requestsPerSecond": 100, "concurrency": 8 }), json!({ "requestsPerSecond": 1, "concurrency": 1 }));
+    provide(&stage, "server", json!({ "oidc": { "issuer": issuer("main"), "credentials": credentials("pair") }, "budget": ample })).await;
+    provide(&stage, "nobody", json!({ "oidc": { "issuer": issuer("main") }, "budget": meagre })).await;
+    for name in ["server", "nobody"] {
+        stage.ready_provider(name).await;
+    }
+    // It is good at its own place, and keeps its name when it is led to the other one.
+    let document: serde_json::Value = stage
+        .http()
+        .get(format!("{}/.well-known/openid-configuration", issuer("main")))
+        .send()
+        .await
+        .expect("an answer")
+        .json()
+        .await
+        .expect("a document");
+    let endpoint = document["token_endpoint"].as_str().expect("it is there").to_owned();
+    let at =
+        |endpoint: &str, pair: &str| json!({ "oidc": { "tokenEndpoint": endpoint, "credentials": credentials(pair) }, "budget": meagre });
+    let of_the_same = json!({ "oidc": { "tokenEndpoint": endpoint, "credentials": credentials("pair") }, "budget": ample });
+    provide(&stage, "explicit", of_the_same).await;
+    provide(&stage, "wanderer", at(&endpoint.replace("main", "other"), "pair")).await;
+    for name in ["explicit", "wanderer"] {
+        stage.ready_provider(name).await;
+    }
+    provide(&stage, "wanderer", at(&endpoint, "wrong")).await;
+    let is_refused = |provider: &_| stage::provider_condition(provider, "Ready").is_some_and(|(status, _)| status == "False");
+    stage.provider_where("wanderer", "is refused", is_refused).await;
+    for provider in ["server", "explicit"] {
+        let names: Vec<String> = (0..20).map(|number| format!("{provider}-{number}")).collect();
+        let begun = Instant::now();
+        join_all(names.iter().map(|name| stage.token(name, json!({ "providerRef": { "name": provider } })))).await;
+        join_all(names.iter().map(|name| stage.token_ready(name))).await;
+        // At the stranger's budget it takes twenty.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{provider}: {:?}", begun.elapsed());
+    }
+}
+
+/// Promise 6: a provider that fails and that nobody waits for is looked at less and less often, also by the next process.
+#[tokio::test]
+async fn a_failing_provider_that_nobody_waits_for_is_left_alone_by_the_next_process_too() {
+    let stage = Stage::new("unmissed").await;
+    let server = OidcServerSeed { id: "main".into(), ..OidcServerSeed::default() };
+    stage.control.add_oidc_server(&server).await.expect("added");
+    stage.control.inject(&Rule::every("oidc", Action::Drop { when: When::BeforeCommit })).await.expect("accepted");
+    let operator = stage.operator().await;
+    provide(&stage, "server", json!({ "oidc": { "issuer": format!("{}/tenants/main", stage.simulator.urls().oidc) } })).await;
+    let failed = |times: i32| move |provider: &IdentityProvider| provider.status.as_ref().and_then(|status| status.failures) >= Some(times);
+    stage.provider_where("server", "fails", failed(1)).await;
+    operator.kill().await;
+    // As if that had gone on for a while.
+    let parameters = PatchParams { field_manager: Some("stage".into()), ..PatchParams::default() };
+    let status = Patch::Merge(json!({ "status": { "failures": 9, "nextActionAt": jiff::Timestamp::now().to_string() } }));
+    stage.providers().patch_status("server", &parameters, &status).await.expect("accepted");
+    let _operator = stage.operator().await;
+    let provider = stage.provider_where("server", "fails again", failed(10)).await;
+    let next = provider.status.and_then(|status| status.next_action_at).expect("it says when");
+    let wait = next.0.duration_since(jiff::Timestamp::now()).as_secs();
+    assert!(wait > 200, "it is looked at again in {wait} s");
 }

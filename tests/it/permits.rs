@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use identity_simulator::{ApplicationSeed, RoleSeed, User};
+use cloud_identity_operator::api::ClusterIdentityProvider;
+use identity_simulator::{ApplicationSeed, OAuthClientSeed, OidcServerSeed, RoleSeed, User, VerificationKey};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api,
@@ -10,6 +11,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 use stage::{Operator, OperatorOptions, Stage, TENANT, condition, token_condition, token_message};
+
+use crate::fixtures::key_file;
 
 /// Long enough to see that something does not happen: a pass takes a few milliseconds.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -184,5 +187,54 @@ async fn an_obstacle_that_comes_and_goes_sends_no_password_again_that_was_refuse
     stage.secret("ann", &[("username", "ann@example.com"), ("password", "cafec0de-password-of-ann")]).await;
     stage.token_ready("user").await;
     stage.tokens().delete("user", &DeleteParams::default()).await.expect("deleted");
+    shared.end().await;
+}
+
+/// A cluster provider's private key signs for its own client. Without the permit nobody else has it sign: not by naming that very client in a
+/// Secret of their own.
+///
+/// Traps: T51.
+#[tokio::test]
+async fn a_cluster_providers_key_signs_for_no_client_of_a_namespace_without_the_permit() {
+    let shared = Shared::new("signer", json!({ "allowedNamespaces": { "from": "All" } })).await;
+    let stage = &shared.stage;
+    let public = VerificationKey { pem: Some(key_file("p256.pub.pem")), ..VerificationKey::default() };
+    let client = OAuthClientSeed { client_id: "operators-own".into(), public_keys: vec![public], ..OAuthClientSeed::default() };
+    let server = OidcServerSeed { id: "main".into(), clients: vec![client], ..OidcServerSeed::default() };
+    stage.control.add_oidc_server(&server).await.expect("added");
+    for (name, key, value) in [("id", "client_id", "operators-own".to_owned()), ("key", "private_key", key_file("p256.pem"))] {
+        let metadata = json!({ "name": name, "namespace": shared.home });
+        let document = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": { key: value } });
+        stage.apply(&document).await.expect("accepted");
+    }
+    let name = format!("{}-signer", shared.home);
+    let provide = async |permits: bool| {
+        let signs = json!({ "method": "PrivateKeyJwt", "privateKey": { "secretRef": { "name": "key" } }, "algorithm": "ES256" });
+        let issuer = format!("{}/tenants/main", stage.simulator.urls().oidc);
+        let document = json!({
+            "apiVersion": "cloudidentity.dev/v1alpha1", "kind": "ClusterIdentityProvider", "metadata": { "name": name },
+            "spec": {
+                "oidc": { "issuer": issuer, "credentials": { "secretRef": { "name": "id" } }, "clientAuthentication": signs },
+                "allowedNamespaces": { "from": "All" }, "permits": { "accessTokens": permits },
+                "tls": { "caBundle": { "configMapRef": { "name": "simulator-ca" } } },
+            },
+        });
+        stage.apply(&document).await.expect("accepted");
+    };
+    provide(false).await;
+    stage.secret("mine", &[("client_id", "operators-own")]).await;
+    let provider = json!({ "kind": "ClusterIdentityProvider", "name": name });
+    stage.token("honest", json!({ "providerRef": provider })).await;
+    stage.token("sly", json!({ "providerRef": provider, "credentials": { "secretRef": { "name": "mine" } } })).await;
+    for token in ["honest", "sly"] {
+        stage.token_reason(token, "NotPermitted").await;
+        assert!(stage.secret_values(token).await.is_none(), "{token}");
+    }
+    provide(true).await;
+    for token in ["honest", "sly"] {
+        stage.token_ready(token).await;
+    }
+    let providers: Api<ClusterIdentityProvider> = Api::all(stage.client.clone());
+    providers.delete(&name, &DeleteParams::default()).await.expect("deleted");
     shared.end().await;
 }

@@ -414,3 +414,98 @@ async fn a_token_that_is_good_for_less_than_was_asked_for_is_published_and_says_
     stage.ask_for_token("caller", "another").await;
     stage.token_where("caller", "is good for all", |token| token_condition(token, "Fresh") == Some(("True", "Refreshed"))).await;
 }
+
+/// A provider that asks in another way, or another tenant of the same host, or signs with another key, has its tokens replaced at once; what the
+/// Secret holds stands for what the objects say.
+#[tokio::test]
+async fn a_provider_that_is_led_elsewhere_or_signs_with_another_key_has_its_tokens_replaced_at_once() {
+    let stage = Stage::new("elsewhere").await;
+    let public = |name: &str| VerificationKey { pem: Some(key_file(name)), ..VerificationKey::default() };
+    for id in ["main", "other"] {
+        let keys = vec![public("p256.pub.pem"), public("rsa-2048.pub.pem")];
+        let client = OAuthClientSeed { client_id: "orders".into(), public_keys: keys, ..OAuthClientSeed::default() };
+        let server = OidcServerSeed { id: id.into(), clients: vec![client], ..OidcServerSeed::default() };
+        stage.control.add_oidc_server(&server).await.expect("added");
+    }
+    stage.secret("id", &[("client_id", "orders")]).await;
+    stage.secret("key", &[("private_key", &key_file("p256.pem"))]).await;
+    let operator = stage.operator().await;
+    let base = &stage.simulator.urls().oidc;
+    let endpoint = async |tenant: &str| {
+        let document = format!("{base}/tenants/{tenant}/.well-known/openid-configuration");
+        let document: Value = stage.http().get(document).send().await.expect("an answer").json().await.expect("a document");
+        document["token_endpoint"].clone()
+    };
+    let lead_to = async |tenant: &str| {
+        let signs = json!({ "method": "PrivateKeyJwt", "privateKey": secret_ref("key"), "algorithm": "ES256" });
+        let server = json!({ "tokenEndpoint": endpoint(tenant).await, "credentials": secret_ref("id"), "clientAuthentication": signs });
+        provide(&stage, "server", json!({ "oidc": server })).await;
+    };
+    lead_to("main").await;
+    stage.token("caller", json!({ "providerRef": { "name": "server" } })).await;
+    stage.token_ready("caller").await;
+    stage.ready_provider("server").await;
+    let issuer = async || claims(&values(&stage, "caller").await["token"])["iss"].as_str().unwrap_or_default().to_owned();
+    assert!(issuer().await.ends_with("/main"), "{}", issuer().await);
+    lead_to("other").await;
+    eventually("the token is the other tenant's", async || issuer().await.ends_with("/other")).await;
+    stage.token_ready("caller").await;
+    let before = values(&stage, "caller").await;
+    // Another text, whatever key that is.
+    stage.secret("key", &[("private_key", &key_file("p256.sec1.pem"))]).await;
+    eventually("another key, another token", async || values(&stage, "caller").await != before).await;
+    stage.token_ready("caller").await;
+    // One that cannot be used, put there while nobody runs.
+    operator.kill().await;
+    stage.secret("key", &[("private_key", &key_file("p256.encrypted.pem"))]).await;
+    let _operator = stage.operator().await;
+    let fails = |provider: &_| stage::provider_condition(provider, "Ready") == Some(("False", "CredentialsInvalid"));
+    stage.provider_where("server", "says what is wrong with the key", fails).await;
+}
+
+/// Promise 10: a key that was taken away at IAM is told by the provider too, although the token lives that it got before.
+#[tokio::test]
+async fn a_key_that_iam_no_longer_takes_is_told_by_the_provider() {
+    let stage = Stage::new("taken-away").await;
+    stage.iam().await;
+    let _operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    stage.token("caller", json!({ "providerRef": { "name": IAM } })).await;
+    stage.token_ready("caller").await;
+    let locked = Action::Answer { when: When::BeforeCommit, status: 401, headers: [].into(), body: "{}".into() };
+    stage.control.inject(&Rule::every("iam.token", locked)).await.expect("accepted");
+    stage.ask_for_token("caller", "another").await;
+    stage
+        .provider_where(IAM, "says so", |provider| {
+            stage::provider_condition(provider, "Ready").is_some_and(|(status, _)| status == "False")
+        })
+        .await;
+    let token =
+        stage.token_where("caller", "says so", |token| token_condition(token, "Fresh").is_some_and(|(status, _)| status == "False")).await;
+    assert_eq!(token_condition(&token, "Ready"), Some(("True", "Ready")), "the published one lives");
+}
+
+/// A token of another account than the provider's is not what the spec asks for, whoever's key got it.
+#[tokio::test]
+async fn a_token_of_another_account_than_the_providers_is_not_published() {
+    let stage = Stage::new("account").await;
+    let key =
+        KeySeed { value: "cafec0de-of-another-account".into(), account: "fedcba9876543210fedcba9876543210".into(), ..KeySeed::default() };
+    stage.control.add_key(&key).await.expect("added");
+    stage.secret("another-key", &[("apikey", &key.value)]).await;
+    let _operator = stage.operator().await;
+    let mut document = stage.iam_document(IAM);
+    document["spec"]["iam"]["apiKey"] = secret_ref("another-key");
+    document["spec"]["iam"]["accountId"] = json!("0123456789abcdef0123456789abcdef");
+    stage.apply(&document).await.expect("accepted");
+    stage
+        .provider_where(IAM, "says so", |provider| stage::provider_condition(provider, "Ready") == Some(("False", "AccountMismatch")))
+        .await;
+    for (name, spec) in [("own", json!({})), ("mine", json!({ "credentials": secret_ref("another-key") }))] {
+        let mut whole = json!({ "providerRef": { "name": IAM } });
+        stage::merge(&mut whole, spec);
+        stage.token(name, whole).await;
+        stage.token_reason(name, "AccountMismatch").await;
+        assert!(stage.secret_values(name).await.is_none(), "{name}");
+    }
+}

@@ -98,16 +98,18 @@ impl Named<'_> {
         self.secret(name)?.data.get(key).ok_or_else(|| missing("Secret", self.home, name, Some(key)))
     }
 
-    /// A client as its provider specifies it, and what stands for it in a fingerprint.
+    /// A client as its provider specifies it, and what stands for it.
     fn client(
         &self,
         source: &PairSource,
         authentication: Option<&ClientAuthenticationSpec>,
         usual: AssertionAudience,
-    ) -> Result<(ClientCredential, Vec<SecretText>), Problem> {
+    ) -> Result<(ClientCredential, Own), Problem> {
         let PairSecretRef { name, keys } = &source.secret_ref;
         let key = authentication.map(|spec| self.signing_key(spec, usual)).transpose()?.flatten();
         let (id, secret) = pair(&self.secret(name)?.data, name, keys.as_ref(), key.is_none())?;
+        let of_key =
+            authentication.and_then(|spec| spec.private_key.as_ref()).map(|source| self.secret(&source.secret_ref.name)).transpose()?;
         let mut parts: Vec<SecretText> = vec![id.clone().into()];
         let proof = match key {
             Some(key) => {
@@ -120,7 +122,8 @@ impl Named<'_> {
                 Proof::Secret(secret)
             }
         };
-        Ok((ClientCredential { id, proof }, parts))
+        let (credentials, private_key) = (Some(self.secret(name)?.version.clone()), of_key.map(|secret| secret.version.clone()));
+        Ok((ClientCredential { id, proof }, Own { credentials, private_key, parts }))
     }
 
     /// The key that a client signs with; for the `usual` audience, unless the spec names another.
@@ -153,6 +156,14 @@ impl Named<'_> {
     }
 }
 
+/// The provider's own credential: the Secrets that it lies in, and what stands for it in a fingerprint.
+#[derive(Default)]
+struct Own {
+    credentials: Option<ObjectVersion>,
+    private_key: Option<ObjectVersion>,
+    parts: Vec<SecretText>,
+}
+
 /// What [`Directory::common`] makes.
 struct Common {
     tenant: Tenant,
@@ -166,21 +177,23 @@ struct Draft {
 }
 
 impl Draft {
+    /// `configuration` stands for everything of the spec that decides how a token is asked for, but for budget and credential.
     fn with(
         self,
         service: Service,
         tenant: Option<TenantIdentity>,
         host: String,
-        credentials: Option<ObjectVersion>,
-        parts: &[SecretText],
+        own: Own,
+        configuration: String,
         ca: Option<&[u8]>,
     ) -> Connection {
         let Self { admission, budget } = self;
+        let Own { credentials, private_key, parts } = own;
         let identity = tenant.as_ref().map(ToString::to_string).unwrap_or_default();
-        let mut all = vec![host.as_bytes(), identity.as_bytes(), ca.unwrap_or_default()];
+        let mut all = vec![host.as_bytes(), identity.as_bytes(), configuration.as_bytes(), ca.unwrap_or_default()];
         all.extend(parts.iter().map(|part| part.expose_secret().as_bytes()));
         let fingerprint = fingerprint(&all);
-        Connection { service, tenant, host, credentials, admission, fingerprint, budget }
+        Connection { service, tenant, host, credentials, private_key, configuration, admission, fingerprint, budget }
     }
 }
 
@@ -312,6 +325,8 @@ impl Directory {
             tenant: Some(identity),
             host,
             credentials: Some(source.version.clone()),
+            private_key: None,
+            configuration: String::new(),
             admission,
             fingerprint,
             budget,
@@ -342,6 +357,8 @@ impl Directory {
             tenant: spec.account_id.as_deref().map(TenantIdentity::iam_account),
             host: url.origin().ascii_serialization(),
             credentials: source.map(|source| source.version.clone()),
+            private_key: None,
+            configuration: url.to_string(),
             admission: Turns::new(passes(budget)),
             fingerprint,
             budget,
@@ -350,28 +367,26 @@ impl Directory {
 
     fn verify(&self, spec: &VerifyProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
         let origin = self.origin("checking the address of Verify", &spec.url.0)?;
-        let (client, mut parts) = read.client(&spec.credentials, spec.client_authentication.as_ref(), AssertionAudience::Both)?;
+        let (client, own) = read.client(&spec.credentials, spec.client_authentication.as_ref(), AssertionAudience::Both)?;
         let authentication = authentication(spec.client_authentication.as_ref(), ClientAuthentication::Post);
         let host = origin.origin().ascii_serialization();
         let identity = origin.host_str().unwrap_or_default().to_owned();
         let common = self.common("verify", &host, &identity, ca, budget)?;
-        parts.push(format!("{authentication:?}").into());
-        let source = read.secret(&spec.credentials.secret_ref.name)?;
+        let configuration = format!("{authentication:?}");
         let service = Service::Verify(Arc::new(Verify::new(common.tenant, origin, authentication, client)));
-        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, Some(source.version.clone()), &parts, ca))
+        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, own, configuration, ca))
     }
 
     fn secure_auth(&self, spec: &SecureAuthProvider, read: &Named<'_>, ca: Option<&[u8]>, budget: Budget) -> Result<Connection, Problem> {
         let origin = self.origin("checking the address of SecureAuth", &spec.url.0)?;
-        let (client, mut parts) = read.client(&spec.credentials, None, AssertionAudience::Issuer)?;
+        let (client, own) = read.client(&spec.credentials, None, AssertionAudience::Issuer)?;
         let host = origin.origin().ascii_serialization();
         let identity = format!("{}/{}", origin.host_str().unwrap_or_default(), spec.ids_id);
         let common = self.common("secure_auth", &host, &identity, ca, budget)?;
         let lifetime = token_lifetime(spec.lifetime.as_ref());
-        parts.push(format!("{lifetime:?}").into());
-        let source = read.secret(&spec.credentials.secret_ref.name)?;
+        let configuration = format!("{lifetime:?}");
         let service = Service::SecureAuth(Arc::new(SecureAuth::new(common.tenant, origin, spec.ids_id.clone(), client, lifetime)));
-        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, Some(source.version.clone()), &parts, ca))
+        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, own, configuration, ca))
     }
 
     fn oidc(
@@ -390,13 +405,11 @@ impl Directory {
         };
         let host = place.origin().ascii_serialization();
         let identity = spec.issuer.as_ref().map_or_else(|| host.clone(), |issuer| issuer.0.clone());
-        let (client, mut parts, source) = match &spec.credentials {
-            Some(credentials) => {
-                let (client, parts) = read.client(credentials, spec.client_authentication.as_ref(), AssertionAudience::Issuer)?;
-                (Some(client), parts, Some(read.secret(&credentials.secret_ref.name)?.version.clone()))
-            }
-            None => (None, Vec::new(), None),
-        };
+        let client = spec.credentials.as_ref();
+        let client = client
+            .map(|credentials| read.client(credentials, spec.client_authentication.as_ref(), AssertionAudience::Issuer))
+            .transpose()?;
+        let (client, mut own) = client.map_or_else(|| (None, Own::default()), |(client, own)| (Some(client), own));
         // Whoever names somebody else's issuer beside a token endpoint of their own shares nothing with it.
         let called = token_endpoint.as_ref().map_or_else(|| host.clone(), Url::to_string);
         let common = self.common("oidc", &called, &identity, ca, budget)?;
@@ -412,9 +425,10 @@ impl Directory {
             accepted_host: accepted_host.clone(),
         };
         let OidcSettings { expected_issuer, token_endpoint, authentication, lifetime, .. } = &settings;
-        parts.push(format!("{expected_issuer:?} {token_endpoint:?} {authentication:?} {lifetime:?} {accepted_host:?}").into());
+        let configuration = format!("{expected_issuer:?} {token_endpoint:?} {authentication:?} {lifetime:?}");
+        own.parts.push(format!("{accepted_host:?}").into());
         let service = Service::Oidc(Arc::new(Oidc::new(common.tenant, settings, self.http.clone())));
-        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, source, &parts, ca))
+        Ok(common.connection.with(service, Some(TenantIdentity::recorded(&identity)), host, own, configuration, ca))
     }
 
     /// What every service but IBM's two needs of the directory: its gates, shared by all providers of the tenant, and connections.

@@ -7,6 +7,7 @@ mod connect;
 mod specification;
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
     time::Duration,
@@ -14,6 +15,7 @@ use std::{
 
 use kube::Client;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 pub(super) use self::connect::{PRIVATE_KEY, algorithm, assertion_lifetime, in_secret};
 pub use self::specification::{Specification, recorded_tenant};
@@ -25,7 +27,7 @@ use crate::{
     model::{Failure, IssuedToken, TenantIdentity, TokenRequest},
     plan::{Problem, application::ProviderView, permit::Permits},
     provider::{
-        AppId, Caller, Gate, HttpSettings, Iam, Oidc, SecureAuth, Standing, TokenIssuer, Verify, app_id::SharedTenant, gate::Budget,
+        AppId, Caller, Gate, HttpSettings, Iam, Oidc, SecureAuth, Standing, TokenIssuer, Verify, app_id::SharedTenant, gate::Budget, iam,
     },
     reasons::Reason,
 };
@@ -87,7 +89,7 @@ impl Service {
     pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
         match self {
             Self::AppId(app_id) => app_id.probe(caller).await,
-            Self::Iam(iam) => iam.token(caller).await.map(|token| token.standing.clone()),
+            Self::Iam(iam) => iam.probe(caller).await,
             Self::Verify(verify) => verify.probe(caller).await,
             Self::SecureAuth(secure_auth) => secure_auth.probe(caller).await,
             Self::Oidc(oidc) => oidc.probe(caller).await,
@@ -128,10 +130,28 @@ pub struct Connection {
     pub host: String,
     /// The credential Secret it was made with, where the provider has one.
     pub credentials: Option<ObjectVersion>,
+    /// The Secret of its private key, where it signs.
+    pub private_key: Option<ObjectVersion>,
+    /// Stands for how tokens are asked for, but for budget and credential: another one is another source.
+    pub configuration: String,
     /// Decides how many passes over objects of this tenant run at once.
     pub admission: Arc<Turns>,
     fingerprint: [u8; 32],
     budget: Budget,
+}
+
+impl Connection {
+    /// Whether a token of IAM says that it is of another account than the one that the provider names.
+    #[must_use]
+    pub fn is_of_another_account(&self, issued: &IssuedToken) -> bool {
+        let Some(expected) = self.tenant.as_ref().filter(|_| matches!(self.service, Service::Iam(_))) else { return false };
+        iam::account_of(&issued.access_token).is_some_and(|account| account != expected.as_str())
+    }
+
+    /// Whether it has a credential of its own: without one everybody can have it, and that it works proves nothing.
+    fn has_credential(&self) -> bool {
+        !matches!(&self.service, Service::Oidc(oidc) if oidc.client().is_none())
+    }
 }
 
 /// The texts of a ConfigMap.
@@ -158,7 +178,7 @@ struct Entry {
     is_doubted: bool,
     /// Whether an object met a success since, so that it is worth another look.
     is_reassured: bool,
-    /// Whether it was found working with its tenant: only then its budget counts for others.
+    /// Whether its own credential, or that of an object, was found working with its tenant: only then its budget counts for others.
     has_worked: bool,
 }
 
@@ -230,8 +250,14 @@ impl Directory {
             former: Vec::new(),
             is_doubted: specification.has_failed,
             is_reassured: false,
-            has_worked: false,
+            has_worked: specification.has_worked,
         });
+        // What worked elsewhere, or with another credential, proves nothing here.
+        entry.has_worked &= match (&entry.current, &connection) {
+            (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
+            (Err(_), Ok(now)) => entry.specification.is_none() && now.has_credential(),
+            (_, Err(_)) => false,
+        };
         let is_same = match (&entry.current, &connection) {
             (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint && before.budget == now.budget,
             (Err(before), Err(now)) => before == now,
@@ -239,7 +265,6 @@ impl Directory {
         };
         let access_changed = entry.specification.as_ref().is_none_or(|before| before.access != specification.access);
         entry.specification = Some(specification.clone());
-        entry.has_worked = specification.has_worked;
         if !is_same {
             let next = connection.map(Arc::new);
             entry.replace(next);
@@ -260,9 +285,14 @@ impl Directory {
     /// An object met a success at the service. Says the provider's UID when that is news about a provider that was doubted.
     pub fn reassure(&self, key: &ProviderKey) -> Option<String> {
         let mut entries = self.entries.lock();
-        let entry = entries.get_mut(key).filter(|entry| entry.is_doubted)?;
-        let is_news = !std::mem::replace(&mut entry.is_reassured, true);
-        entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
+        let entry = entries.get_mut(key)?;
+        let is_proof = !std::mem::replace(&mut entry.has_worked, true);
+        let is_news = entry.is_doubted && !std::mem::replace(&mut entry.is_reassured, true);
+        let uid = entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone());
+        if is_proof {
+            share_budgets(&entries);
+        }
+        uid
     }
 
     /// The provider was found to work.
@@ -271,7 +301,8 @@ impl Directory {
         if let Some(entry) = entries.get_mut(key) {
             entry.is_doubted = false;
             entry.is_reassured = false;
-            if !std::mem::replace(&mut entry.has_worked, true) {
+            let is_proof = entry.current.as_ref().is_ok_and(|connection| connection.has_credential());
+            if is_proof && !std::mem::replace(&mut entry.has_worked, true) {
                 share_budgets(&entries);
             }
         }
@@ -345,12 +376,12 @@ impl Directory {
         connections.filter(|connection| connection.service.gate().is_paused()).count()
     }
 
-    /// The machine slept so long: the pauses of all tenants went on meanwhile.
-    pub fn slept(&self, span: Duration) {
+    /// The machine slept so long, last awake at `awake` before it: the pauses of all tenants went on meanwhile.
+    pub fn slept(&self, span: Duration, awake: Instant) {
         let shared = self.shared.lock();
-        shared.tenants.values().filter_map(Weak::upgrade).for_each(|tenant| tenant.gate.slept(span));
-        shared.gates.values().filter_map(Weak::upgrade).for_each(|gate| gate.slept(span));
-        shared.iams.values().filter_map(Weak::upgrade).for_each(|iam| iam.tenant().gate().slept(span));
+        shared.tenants.values().filter_map(Weak::upgrade).for_each(|tenant| tenant.gate.slept(span, awake));
+        shared.gates.values().filter_map(Weak::upgrade).for_each(|gate| gate.slept(span, awake));
+        shared.iams.values().filter_map(Weak::upgrade).for_each(|iam| iam.tenant().gate().slept(span, awake));
     }
 
     /// Whether this version of a provider object, with what a person accepts of it, is in use.
@@ -422,16 +453,26 @@ pub struct Usable {
     pub permits: Option<Permits>,
 }
 
-/// Providers of one tenant keep to the smallest of their budgets. One that was never found working is not asked: whoever may create a
-/// provider could slow down a tenant that is not theirs.
+/// Providers of one tenant keep to the smallest of their budgets. One that was never found working is not asked where another was: whoever may
+/// create a provider could slow down a tenant that is not theirs.
 fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
     let connected = || entries.values().filter_map(|entry| Some((entry.current.as_ref().ok()?, entry.has_worked)));
+    // Of one tenant is what shares a gate; each API key of IAM has its own, whichever providers use it.
+    let gate_of = |connection: &Connection| std::ptr::from_ref(connection.service.gate());
+    let mut shared: HashMap<*const Gate, (bool, Budget)> = HashMap::new();
+    for (connection, has_worked) in connected() {
+        let budget = shared.entry(gate_of(connection)).or_insert((has_worked, connection.budget));
+        *budget = match has_worked.cmp(&budget.0) {
+            Ordering::Less => *budget,
+            Ordering::Equal => (has_worked, budget.1.at_most(connection.budget)),
+            Ordering::Greater => (has_worked, connection.budget),
+        };
+    }
     for (connection, _) in connected() {
-        // Of one tenant is what shares a gate; each API key of IAM has its own, whichever providers use it.
-        let is_alike = |other: &Arc<Connection>| std::ptr::eq(other.service.gate(), connection.service.gate());
-        let alike = connected().filter(|(other, has_worked)| *has_worked && is_alike(other)).map(|(other, _)| other.budget);
-        let budget = alike.reduce(Budget::at_most).unwrap_or(connection.budget);
-        connection.service.gate().set_budget(budget);
+        let Some((_, budget)) = shared.get(&gate_of(connection)).copied() else { continue };
+        if connection.service.gate().budget() != budget {
+            connection.service.gate().set_budget(budget);
+        }
         connection.admission.set(connect::passes(budget));
     }
 }

@@ -115,7 +115,7 @@ impl Specification {
             },
             uid: metadata.uid.clone().unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),
-            has_worked: status.is_some_and(|status| status.identity.is_some()),
+            has_worked: status.is_some_and(|status| status.identity.is_some() && status.observed_generation == metadata.generation),
             has_failed: status.is_some_and(|status| status.failures.is_some()),
             endpoints_host: (
                 status.and_then(|status| status.endpoints_host.clone()),

@@ -76,6 +76,10 @@ impl Pass {
             Ok(issued) => issued,
             Err(failure) => return Ok(Err(failure)),
         };
+        if connection.is_of_another_account(&issued) {
+            let message = "the token that came is of another account than the provider's iam.accountId; it is not published";
+            return Ok(Err(Failure::new(DOING, Class::Rejected, Reason::AccountMismatch, message)));
+        }
         let life = Life::told(&issued.told, connection.service.lifetime().unwrap_or(LIFETIME_UNKNOWN));
         if self.refresh_token.is_some()
             && let Err(failure) = self.follow(&issued, life).await?
@@ -84,11 +88,7 @@ impl Pass {
             return Ok(Err(Failure { may_have_happened: true, ..failure }));
         }
         drop(in_flight);
-        if self.object.spec.secret.identity_token && issued.identity_token.is_none() {
-            let message = "the answer holds no signed ID token, which spec.secret.identityToken asks for: ask for the scope openid";
-            return Ok(Err(Failure::new(DOING, Class::Rejected, Reason::UnexpectedResponse, message)));
-        }
-        Ok(Ok(self.came(issued, life)))
+        Ok(self.came(issued, life))
     }
 
     /// The answer to a call. When the published token ends meanwhile, status says so: nobody is to wait for a service that hangs to hear of it.
@@ -105,7 +105,15 @@ impl Pass {
     }
 
     /// A token that came, in the words of the rules.
-    pub(super) fn came(&mut self, issued: IssuedToken, life: Life) -> Issued {
+    ///
+    /// # Errors
+    ///
+    /// When what was asked for did not come with it.
+    pub(super) fn came(&mut self, issued: IssuedToken, life: Life) -> Result<Issued, Failure> {
+        if self.object.spec.secret.identity_token && issued.identity_token.is_none() {
+            let message = "the answer holds no signed ID token, which spec.secret.identityToken asks for: ask for the scope openid";
+            return Err(Failure::new(DOING, Class::Rejected, Reason::UnexpectedResponse, message));
+        }
         let came = self.context.clock.time_at(issued.received);
         let later = |span: Duration| came.checked_add(span).unwrap_or(Timestamp::MAX);
         let digest = secret::digest_of(&issued);
@@ -120,6 +128,6 @@ impl Pass {
             policy.refresh_after(&life, &self.subject.uid)
         };
         self.token = Some((issued, life));
-        Issued { expires_at: later(life.remaining), refresh_at: later(refresh_after), is_the_same }
+        Ok(Issued { expires_at: later(life.remaining), refresh_at: later(refresh_after), is_the_same })
     }
 }

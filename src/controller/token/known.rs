@@ -62,7 +62,9 @@ pub(super) fn settled(context: &Context, object: &AccessToken, outline: &Outline
         return (waits || is_over).then(|| local(now, earliest([retry_at, expires_at.filter(is_ahead)])));
     }
     let is_current = wanted.is_some() && status.issued_for.as_ref() == wanted;
-    let is_fresh = is_current && refresh_at.as_ref().is_some_and(is_ahead);
+    // One that another version wrote may say less.
+    let is_said = ["Ready", "SecretPublished", "Fresh"].iter().all(|type_| condition(&status.conditions, type_).is_some());
+    let is_fresh = is_current && is_said && refresh_at.as_ref().is_some_and(is_ahead);
     is_fresh.then(|| local(now, earliest([refresh_at, expires_at])))
 }
 

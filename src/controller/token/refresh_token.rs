@@ -284,7 +284,7 @@ impl Pass {
         if let Some(token) = &mut self.world.refresh_token {
             *token = RefreshToken::default();
         }
-        self.world.issued = Some(stored.map(|()| self.came(issued, life)));
+        self.world.issued = Some(stored.and_then(|()| self.came(issued, life)));
         Ok(())
     }
 

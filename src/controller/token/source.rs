@@ -117,6 +117,8 @@ fn issued_for(
         generation: object.metadata.generation.unwrap_or_default(),
         provider: context.directory.version(provider)?,
         provider_credentials: connection.credentials.clone().filter(|_| uses_own),
+        // It signs for every client of the provider, also for one that an object brings.
+        provider_private_key: connection.private_key.clone(),
         credentials,
         audience,
         // A request that is taken back was carried out already, or is none.
@@ -298,6 +300,9 @@ fn client(object: &AccessToken, outline: &Outline, secrets: &Secrets, own: Optio
                 Proof::Key(key) => Some(key.clone()),
                 Proof::Secret(_) => None,
             });
+            if key.is_some() && !outline.own_credential_is_permitted {
+                return Err(not_permitted());
+            }
             let data = &secrets.get(&secret_ref.name)?.data;
             let (id, secret) = pair(data, &secret_ref.name, secret_ref.keys.as_ref(), key.is_none())?;
             Ok(ClientCredential { id, proof: key.map_or(Proof::Secret(secret), Proof::Key) })
@@ -332,7 +337,7 @@ fn not_ready(name: &str) -> Problem {
 fn not_permitted() -> Problem {
     Problem::new(
         Reason::NotPermitted,
-        "the ClusterIdentityProvider does not hand out tokens of its own credential (permits.accessTokens): set spec.credentials",
+        "the ClusterIdentityProvider does not hand out tokens of its own credential, nor sign with its private key for others (permits.accessTokens): set spec.credentials to a Secret with a client's id and secret, or use another provider",
     )
 }
 
@@ -346,6 +351,7 @@ pub(super) fn digest(source: &Source) -> [u8; 32] {
     };
     let use_of = |key: &SigningKey| format!("{:?}", (key.algorithm, &key.key_id, &key.audience, key.lifetime));
     take(&source.connection.host);
+    take(&source.connection.configuration);
     take(source.connection.tenant.as_ref().map_or("", |tenant| tenant.as_str()));
     match grant {
         Grant::ApiKey { key, .. } => take(key.expose_secret()),

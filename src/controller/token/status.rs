@@ -45,6 +45,10 @@ impl Pass {
             self.write_status(&status).await?;
             self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
         }
+        if self.says_that_it_waits() && self.context.memory.is_woken(&self.subject.uid) {
+            // What woke it is dealt with when its turn comes, not by saying that it has not.
+            self.context.memory.wake(&self.subject.uid);
+        }
         if let Some(kept) = kept {
             self.context.schedules.keep(&self.subject.uid, kept);
         }
@@ -221,6 +225,11 @@ impl Pass {
         let was_held = self.world.secret == SecretView::Ours { is_intact: true } && matches!(self.world.written, Some(Ok(())));
         let published = self.world.published.as_ref().filter(|published| was_held && published.is_current)?;
         Duration::try_from(now.duration_since(published.refresh_at)).ok()
+    }
+
+    /// Whether this pass does no more than say that the token has ended while it waits for its turn.
+    fn says_that_it_waits(&self) -> bool {
+        self.world.obstacle.as_ref().is_some_and(|obstacle| obstacle.reason == Reason::TokenExpired)
     }
 
     fn asked(&self) -> bool {

@@ -386,7 +386,8 @@ impl World {
     fn retry_after(&self, failure: &Failure, failures: u32, seed: &str, rest: Option<Duration>) -> Duration {
         let wait = wait::after(failure, failures, seed);
         match failure.class {
-            Class::RateLimited => wait,
+            // As told; what is added to that must not cost the token its life.
+            Class::RateLimited => schedule::retry_after(wait, true, rest).max(wait::as_told(failure, failures, seed)),
             // Presenting it again could lock somebody out.
             Class::Unauthorized if self.is_of_a_user && failure.reason == Reason::InvalidGrant => wait.max(USER_GRANT_REFUSED),
             class => schedule::retry_after(wait, class == Class::Transient, rest),

@@ -304,3 +304,17 @@ proptest! {
         prop_assert!(site.calls <= 60);
     }
 }
+
+/// Promise 3: who is limited again and again waits longer, and never longer than the token can bear beyond what was asked for.
+#[test]
+fn what_is_added_to_a_pause_that_the_service_asked_for_costs_no_token_its_life() {
+    for (pause, rest, most) in [(1, 8, 2.1), (1, 3600, 33.0), (5, 8, 5.5), (20, 8, 22.0)] {
+        for failures in 1..10 {
+            let told = Some(Duration::from_secs(pause));
+            let limited = Failure { retry_after: told, ..Failure::new("x", Class::RateLimited, Reason::RateLimited, "") };
+            let world = World { issued: Some(Err(limited)), ..published(|published| published.expires_at = at(1700 + rest)) };
+            let again = world.verdict(failures, "uid", at(1700)).retry_at.expect("a time").duration_since(at(1700)).as_secs_f64();
+            assert!((pause as f64..=most).contains(&again), "told {pause} s, {rest} s left, failure {failures}: {again} s");
+        }
+    }
+}

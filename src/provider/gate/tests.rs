@@ -127,11 +127,17 @@ async fn the_breaker_opens_after_failures_in_a_row_and_lets_one_request_find_out
 async fn a_pause_goes_on_while_the_machine_sleeps() {
     let gate = Gate::new(TEN);
     gate.rate_limited(Some(Duration::from_secs(600)));
-    gate.slept(Duration::from_secs(590));
+    gate.slept(Duration::from_secs(590), Instant::now());
     let told = gate.enter("asking", "a", Urgency::Wanted).await.expect_err("ten seconds are left");
     assert_eq!(told.retry_after, Some(Duration::from_secs(10)));
-    gate.slept(Duration::from_secs(36_000));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    gate.slept(Duration::from_secs(36_000), Instant::now());
     assert!(gate.enter("asking", "a", Urgency::Wanted).await.is_ok());
+    let awake = Instant::now();
+    tokio::time::advance(Duration::from_millis(1)).await;
+    gate.rate_limited(Some(Duration::from_secs(60)));
+    gate.slept(Duration::from_secs(36_000), awake);
+    assert!(gate.is_paused(), "one that began after the machine woke is whole");
 }
 
 #[tokio::test(start_paused = true)]

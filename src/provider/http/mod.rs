@@ -206,7 +206,10 @@ impl Tenant {
             Err(Failure { may_have_happened: changes, ..Failure::new(doing, Class::Transient, Reason::ServiceUnavailable, message) })
         });
         drop(permit);
-        self.gate.took(begun.elapsed());
+        // How long nothing came tells of an outage, and nothing of the budget.
+        if result.is_ok() {
+            self.gate.took(begun.elapsed());
+        }
         if let Some(date) = result.as_ref().ok().and_then(|answer| answer.date) {
             self.ahead_by.store(date.as_second() - jiff::Timestamp::now().as_second(), Ordering::Relaxed);
         }
