@@ -21,7 +21,7 @@ use super::{
     clock::Clock,
     cluster::{self, Announcement, Subject},
     credentials::Credentials,
-    directory::Directory,
+    directory::{Connection, Directory},
     flaws::Flaws,
     leadership::Leadership,
     name::Name,
@@ -396,8 +396,8 @@ impl Context {
     }
 
     /// An object met a success at the service: a provider that was doubted is looked at again, once.
-    pub fn reassure(&self, provider: &ProviderKey) {
-        if let Some(uid) = self.directory.reassure(provider) {
+    pub fn reassure(&self, provider: &ProviderKey, over: &Arc<Connection>) {
+        if let Some(uid) = self.directory.reassure(provider, over) {
             self.memory.wake(&uid);
             self.wake.provider(provider);
         }

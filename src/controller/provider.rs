@@ -207,8 +207,8 @@ impl<P: ProviderObject> Pass<P> {
             self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
             self.context.memory.reported(&self.subject.uid, now);
         }
-        if becomes_ready {
-            self.context.directory.trust(&self.object.specification().key);
+        if let Some(connection) = self.connection.as_ref().ok().filter(|_| becomes_ready) {
+            self.context.directory.trust(&self.object.specification().key, connection);
         }
         if becomes_ready && !was_ready {
             // What failed for want of a working provider is tried at once; what fails later, for another reason, keeps its wait.

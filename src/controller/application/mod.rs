@@ -118,8 +118,8 @@ impl Kind for Applications {
 
     async fn perform(pass: &mut Pass, step: Step) -> Result<(), Abort> {
         let result = pass.carry_out(&step).await?;
-        if result.is_ok() && step.asks_the_service() {
-            pass.context.reassure(&pass.provider_key());
+        if let Some(connection) = pass.connection.as_ref().filter(|_| result.is_ok() && step.asks_the_service()) {
+            pass.context.reassure(&pass.provider_key(), connection);
         }
         if let Err(failure) = &result {
             tracing::info!(object = %pass.subject.path(), class = failure.class.as_str(), reason = %failure.reason, %failure, "a step failed");

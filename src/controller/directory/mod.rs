@@ -178,8 +178,10 @@ struct Entry {
     is_doubted: bool,
     /// Whether an object met a success since, so that it is worth another look.
     is_reassured: bool,
-    /// Whether its own credential, or that of an object, was found working with its tenant: only then its budget counts for others.
+    /// Whether it was found working where it leads now.
     has_worked: bool,
+    /// Whether an object got a token where it leads now.
+    has_given: bool,
 }
 
 /// What providers of one tenant share. Weak: it lives as long as a connection does.
@@ -251,13 +253,16 @@ impl Directory {
             is_doubted: specification.has_failed,
             is_reassured: false,
             has_worked: specification.has_worked,
+            has_given: false,
         });
         // What worked elsewhere, or with another credential, proves nothing here.
-        entry.has_worked &= match (&entry.current, &connection) {
+        let leads_as_before = match (&entry.current, &connection) {
             (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
-            (Err(_), Ok(now)) => entry.specification.is_none() && now.has_credential(),
+            (Err(_), Ok(_)) => entry.specification.is_none(),
             (_, Err(_)) => false,
         };
+        entry.has_worked &= leads_as_before;
+        entry.has_given &= leads_as_before;
         let is_same = match (&entry.current, &connection) {
             (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint && before.budget == now.budget,
             (Err(before), Err(now)) => before == now,
@@ -282,11 +287,12 @@ impl Directory {
         entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
     }
 
-    /// An object met a success at the service. Says the provider's UID when that is news about a provider that was doubted.
-    pub fn reassure(&self, key: &ProviderKey) -> Option<String> {
+    /// An object met a success over a connection. Says the provider's UID when that is news about a provider that was doubted. What the provider
+    /// led to before tells nothing of where it leads now.
+    pub fn reassure(&self, key: &ProviderKey, over: &Arc<Connection>) -> Option<String> {
         let mut entries = self.entries.lock();
-        let entry = entries.get_mut(key)?;
-        let is_proof = !std::mem::replace(&mut entry.has_worked, true);
+        let entry = entries.get_mut(key).filter(|entry| entry.leads_over(over))?;
+        let is_proof = !std::mem::replace(&mut entry.has_given, true);
         let is_news = entry.is_doubted && !std::mem::replace(&mut entry.is_reassured, true);
         let uid = entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone());
         if is_proof {
@@ -295,14 +301,13 @@ impl Directory {
         uid
     }
 
-    /// The provider was found to work.
-    pub fn trust(&self, key: &ProviderKey) {
+    /// The provider was found to work over a connection.
+    pub fn trust(&self, key: &ProviderKey, over: &Arc<Connection>) {
         let mut entries = self.entries.lock();
-        if let Some(entry) = entries.get_mut(key) {
+        if let Some(entry) = entries.get_mut(key).filter(|entry| entry.leads_over(over)) {
             entry.is_doubted = false;
             entry.is_reassured = false;
-            let is_proof = entry.current.as_ref().is_ok_and(|connection| connection.has_credential());
-            if is_proof && !std::mem::replace(&mut entry.has_worked, true) {
+            if !std::mem::replace(&mut entry.has_worked, true) {
                 share_budgets(&entries);
             }
         }
@@ -314,7 +319,7 @@ impl Directory {
         if let Some(entry) = entries.get_mut(key) {
             entry.specification = None;
             entry.replace(Err(not_found(key)));
-            entry.has_worked = false;
+            (entry.has_worked, entry.has_given) = (false, false);
             share_budgets(&entries);
         }
     }
@@ -453,19 +458,24 @@ pub struct Usable {
     pub permits: Option<Permits>,
 }
 
-/// Providers of one tenant keep to the smallest of their budgets. One that was never found working is not asked where another was: whoever may
-/// create a provider could slow down a tenant that is not theirs.
+/// Providers of one tenant keep to the smallest of their budgets. One whose credential, or that of whose objects, was never found good there is
+/// not asked where another was: whoever may create a provider could slow down a tenant that is not theirs.
 fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
-    let connected = || entries.values().filter_map(|entry| Some((entry.current.as_ref().ok()?, entry.has_worked)));
+    let connected = || {
+        entries.values().filter_map(|entry| {
+            let connection = entry.current.as_ref().ok()?;
+            Some((connection, entry.has_given || (entry.has_worked && connection.has_credential())))
+        })
+    };
     // Of one tenant is what shares a gate; each API key of IAM has its own, whichever providers use it.
     let gate_of = |connection: &Connection| std::ptr::from_ref(connection.service.gate());
     let mut shared: HashMap<*const Gate, (bool, Budget)> = HashMap::new();
-    for (connection, has_worked) in connected() {
-        let budget = shared.entry(gate_of(connection)).or_insert((has_worked, connection.budget));
-        *budget = match has_worked.cmp(&budget.0) {
+    for (connection, counts) in connected() {
+        let budget = shared.entry(gate_of(connection)).or_insert((counts, connection.budget));
+        *budget = match counts.cmp(&budget.0) {
             Ordering::Less => *budget,
-            Ordering::Equal => (has_worked, budget.1.at_most(connection.budget)),
-            Ordering::Greater => (has_worked, connection.budget),
+            Ordering::Equal => (counts, budget.1.at_most(connection.budget)),
+            Ordering::Greater => (counts, connection.budget),
         };
     }
     for (connection, _) in connected() {
@@ -478,6 +488,10 @@ fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
 }
 
 impl Entry {
+    fn leads_over(&self, connection: &Arc<Connection>) -> bool {
+        self.current.as_ref().is_ok_and(|current| Arc::ptr_eq(current, connection))
+    }
+
     fn replace(&mut self, next: Result<Arc<Connection>, Problem>) {
         if let Ok(before) = std::mem::replace(&mut self.current, next) {
             self.former.retain(|former| former.tenant != before.tenant);

@@ -43,7 +43,7 @@ impl Pass {
         use Reason::{AddressNotAllowed, DiscoveryFailed, EndpointsChanged, IssuerMismatch, TenantNotFound, TlsNotTrusted};
         let Some(source) = &self.source else { return };
         match issued {
-            Ok(_) => self.context.reassure(&source.provider),
+            Ok(_) => self.context.reassure(&source.provider, &source.connection),
             Err(failure) => {
                 let of_the_place = [AddressNotAllowed, DiscoveryFailed, EndpointsChanged, IssuerMismatch, TenantNotFound, TlsNotTrusted];
                 let is_of_the_provider =

@@ -12,7 +12,7 @@ mod source;
 mod spec;
 mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::Api;
@@ -27,7 +27,7 @@ use self::{
     known::{ends_unsaid, is_another, is_refused, local, said_of_failure, settled, times, urgency, was_refused_to_a_user},
     refresh_token::Held,
     source::{Outline, Source, digest},
-    spec::{secret_key, spends, spent_key, state_key},
+    spec::{policy_of, secret_key, spends, spent_key, state_key},
 };
 use super::{
     Context, Found, Kind,
@@ -89,7 +89,10 @@ impl Kind for AccessTokens {
         }
         let outline = source::outline(context, object);
         match settled(context, object, &outline) {
-            Some(again) => Found::Nothing(again),
+            Some(again) => {
+                presume(context, object, &outline);
+                Found::Nothing(again)
+            }
             None => {
                 let (now, urgency) = (context.clock.now(), urgency(context, object));
                 let uid = object.metadata.uid.as_deref().unwrap_or_default();
@@ -239,6 +242,18 @@ impl Kind for AccessTokens {
         context.schedules.passed(&uid);
         Ok(again)
     }
+}
+
+/// What the tokens of a place need is known from the first look at each: nobody waits for their next refreshes to hear that it is too much.
+fn presume(context: &Context, object: &AccessToken, outline: &Outlined) {
+    let (Ok(outline), Some(status)) = (outline, &object.status) else { return };
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    let interval = || {
+        let (end, came) = status.expires_at.as_ref().zip(status.last_refreshed_at.as_ref())?;
+        let lifetime = Duration::try_from(end.0.duration_since(came.0)).ok().filter(|lifetime| !lifetime.is_zero())?;
+        Some(policy_of(object).refresh_after(&Life { lifetime, remaining: lifetime, is_told: true }, uid))
+    };
+    context.schedules.presume(uid, source::place(&outline.connection), interval);
 }
 
 /// Another object that claims a Secret of this one and comes first. Who holds a Secret already keeps its name.

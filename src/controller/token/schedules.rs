@@ -95,6 +95,14 @@ impl Schedules {
         *need
     }
 
+    /// The same of a token that a former process published, unless this one knows better.
+    pub fn presume(&self, uid: &str, place: usize, interval: impl FnOnce() -> Option<Duration>) {
+        let is_known = self.states.lock().get(&Uid::of(uid)).is_some_and(|state| state.demand.is_some());
+        if let Some(interval) = (!is_known).then(interval).flatten() {
+            self.need(uid, place, interval);
+        }
+    }
+
     /// The object is gone.
     pub fn forget(&self, uid: &str) {
         let gone = self.states.lock().remove(&Uid::of(uid));
@@ -138,6 +146,9 @@ mod tests {
         assert!((schedules.need("b", IBM, second * 4) - 0.75).abs() < 1e-9);
         assert!((schedules.need("a", IBM, second) - 1.25).abs() < 1e-9, "another interval replaces the former");
         assert!((schedules.need("a", OTHER, second) - 1.0).abs() < 1e-9, "another place too");
+        schedules.presume("a", IBM, || panic!("it is known"));
+        schedules.presume("d", OTHER, || Some(second * 2));
+        assert!((schedules.need("e", OTHER, second) - 2.5).abs() < 1e-9, "what a former process published counts");
         schedules.forget("b");
         assert!((schedules.need("c", IBM, second) - 1.0).abs() < 1e-9, "what is gone needs nothing");
     }

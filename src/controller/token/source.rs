@@ -48,9 +48,9 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Stands for the budget that its requests come out of: whatever shares a gate shares one.
+    /// Stands for the budget that its requests come out of.
     pub(super) fn place(&self) -> usize {
-        std::ptr::from_ref(self.connection.service.gate()).addr()
+        place(&self.connection)
     }
 
     /// Stands for the credential that it brings, if it brings one: what the service makes of that, it makes of it for everybody who asks with it.
@@ -63,6 +63,11 @@ impl Source {
     pub(super) fn tenant(&self) -> String {
         self.connection.tenant.as_ref().map_or_else(|| self.connection.host.clone(), ToString::to_string)
     }
+}
+
+/// Stands for the budget that requests over a connection come out of: whatever shares a gate shares one.
+pub(super) fn place(connection: &Connection) -> usize {
+    std::ptr::from_ref(connection.service.gate()).addr()
 }
 
 /// What is known of the source without reading anything.

@@ -1,6 +1,7 @@
 //! Tokens and the budget of their provider.
 
 use cloud_identity_operator::api::AccessToken;
+use futures::future::join_all;
 use identity_simulator::{Action, Rule, When};
 use serde_json::json;
 use stage::{IAM, Stage, eventually, token_condition, token_message};
@@ -39,6 +40,28 @@ async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
         tokens.iter().all(|token| !is_said(token) && token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True"))
     })
     .await;
+}
+
+/// The next process knows what its tokens need before it has replaced any.
+#[tokio::test]
+async fn a_budget_that_is_too_small_for_what_a_former_process_published_is_told_by_the_next_token() {
+    let stage = Stage::new("budget-next").await;
+    lifetime(&stage, 60).await;
+    stage.iam().await;
+    let operator = stage.operator().await;
+    stage.ready_provider(IAM).await;
+    // One every 27 s or so.
+    let names: Vec<String> = (0..36).map(|number| format!("token-{number}")).collect();
+    join_all(names.iter().map(|name| stage.token(name, of_iam()))).await;
+    join_all(names.iter().map(|name| stage.token_ready(name))).await;
+    operator.kill().await;
+    let mut document = stage.iam_document(IAM);
+    document["spec"]["budget"] = json!({ "requestsPerSecond": 1 });
+    stage.apply(&document).await.expect("accepted");
+    stage.token("next", of_iam()).await;
+    let _operator = stage.operator().await;
+    let token = stage.token_where("next", "says how fresh it is", |token| token_condition(token, "Fresh").is_some()).await;
+    assert_eq!(token_condition(&token, "Fresh"), Some(("False", "BudgetTooSmall")), "{:?}", token_message(&token, "Fresh"));
 }
 
 /// What objects needed that were deleted while their tokens were fetched is needed no more.
