@@ -23,8 +23,6 @@ pub const DEFAULT_URL: &str = "https://iam.cloud.ibm.com";
 const PROPAGATION: Duration = Duration::from_secs(120);
 /// A failure is shared by everybody who asks within this time, so that a crowd of waiters does not become a crowd of requests.
 const FAILURE_IS_SHARED_FOR: Duration = Duration::from_secs(2);
-/// A token this young was got by the same look at providers.
-const LOOK_IS_SHARED_FOR: Duration = Duration::from_secs(2);
 /// When the reply tells no lifetime.
 const LIFETIME_UNKNOWN: Duration = Duration::from_secs(600);
 /// What we are doing when a token is asked for, as a failure says it.
@@ -147,9 +145,9 @@ impl Iam {
     ///
     /// When IAM does not give one. What was got before is used as long as it lives all the same.
     pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
+        let asked_at = Instant::now();
         let _looking = self.looking.lock().await;
-        let young = |token: &&Arc<IamToken>| Instant::now() < token.fetched_at + LOOK_IS_SHARED_FOR;
-        if let Some(token) = self.token.lock().await.token.as_ref().filter(young) {
+        if let Some(token) = self.token.lock().await.token.as_ref().filter(|token| token.fetched_at >= asked_at) {
             return Ok(token.standing.clone());
         }
         let token = Arc::new(self.fetch(caller).await?);
@@ -235,13 +233,13 @@ impl TokenIssuer for Iam {
     }
 }
 
-/// Claims of a token, unverified: for display and to know our account, never to trust anybody.
-/// The account that a token says it is of; `None` where it says nothing.
+/// The account that a token says it is of; `None` where it says nothing. Unverified, like all its claims.
 #[must_use]
 pub fn account_of(token: &SecretText) -> Option<String> {
     claims(token.expose_secret()).account.and_then(|account| account.bss)
 }
 
+/// Claims of a token, unverified: for display and to know our account, never to trust anybody.
 fn claims(token: &str) -> Claims {
     oauth::payload(token).and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }

@@ -463,26 +463,19 @@ async fn a_provider_that_is_led_elsewhere_or_signs_with_another_key_has_its_toke
     stage.provider_where("server", "says what is wrong with the key", fails).await;
 }
 
-/// Promise 10: a key that was taken away at IAM is told by the provider too, although the token lives that it got before.
+/// Promise 10: whether IAM takes a key is found out by asking, not by the token that it gave before, which lives for an hour.
 #[tokio::test]
 async fn a_key_that_iam_no_longer_takes_is_told_by_the_provider() {
     let stage = Stage::new("taken-away").await;
     stage.iam().await;
     let _operator = stage.operator().await;
     stage.ready_provider(IAM).await;
-    stage.token("caller", json!({ "providerRef": { "name": IAM } })).await;
-    stage.token_ready("caller").await;
     let locked = Action::Answer { when: When::BeforeCommit, status: 401, headers: [].into(), body: "{}".into() };
     stage.control.inject(&Rule::every("iam.token", locked)).await.expect("accepted");
-    stage.ask_for_token("caller", "another").await;
-    stage
-        .provider_where(IAM, "says so", |provider| {
-            stage::provider_condition(provider, "Ready").is_some_and(|(status, _)| status == "False")
-        })
-        .await;
-    let token =
-        stage.token_where("caller", "says so", |token| token_condition(token, "Fresh").is_some_and(|(status, _)| status == "False")).await;
-    assert_eq!(token_condition(&token, "Ready"), Some(("True", "Ready")), "the published one lives");
+    let look = Patch::Merge(json!({ "spec": { "budget": { "requestsPerSecond": 9 } } }));
+    stage.providers().patch(IAM, &PatchParams::default(), &look).await.expect("accepted");
+    let is_told = |provider: &_| stage::provider_condition(provider, "Ready") == Some(("False", "Unauthorized"));
+    stage.provider_where(IAM, "says that the key is not taken", is_told).await;
 }
 
 /// A token of another account than the provider's is not what the spec asks for, whoever's key got it.
@@ -508,4 +501,39 @@ async fn a_token_of_another_account_than_the_providers_is_not_published() {
         stage.token_reason(name, "AccountMismatch").await;
         assert!(stage.secret_values(name).await.is_none(), "{name}");
     }
+}
+
+/// Promise 6: what the service has refused of an object's own is sent once for each change that concerns it, and not because its provider comes
+/// and goes.
+#[tokio::test]
+async fn a_credential_of_an_object_that_was_refused_is_sent_once_for_each_change() {
+    let stage = Stage::new("refused").await;
+    with_server(&stage, OidcSettings::default()).await;
+    let issuer = format!("{}/tenants/main", stage.simulator.urls().oidc);
+    // Without a credential of its own it asks for no token.
+    provide(&stage, "bare", json!({ "oidc": { "issuer": issuer } })).await;
+    stage.secret("wrong", &[("client_id", "orders"), ("client_secret", "cafec0de-of-nobody")]).await;
+    let _operator = stage.operator().await;
+    for provider in ["server", "bare"] {
+        stage.ready_provider(provider).await;
+    }
+    let sent = stage.calls("oidc.token").await;
+    let refused = async |times: u64, after: &str| {
+        let is_refused = |token: &cloud_identity_operator::api::AccessToken| {
+            token.status.as_ref().and_then(|status| status.failures) == i32::try_from(times).ok()
+                && token_condition(token, "Ready") == Some(("False", "InvalidClient"))
+        };
+        stage.token_where("caller", after, is_refused).await;
+        tokio::time::sleep(WINDOW).await;
+        assert_eq!(stage.calls("oidc.token").await, sent + times, "{after}");
+    };
+    stage.token("caller", json!({ "providerRef": { "name": "bare" }, "credentials": secret_ref("wrong") })).await;
+    refused(1, "made").await;
+    stage.providers().delete("bare", &DeleteParams::default()).await.expect("deleted");
+    stage.token_reason("caller", "ProviderNotFound").await;
+    provide(&stage, "bare", json!({ "oidc": { "issuer": issuer } })).await;
+    stage.ready_provider("bare").await;
+    refused(2, "the provider was made anew").await;
+    stage.secret("wrong", &[("client_id", "orders"), ("client_secret", "cafec0de-of-nobody-either")]).await;
+    refused(3, "another secret").await;
 }

@@ -132,8 +132,16 @@ fn says_an_obstacle(status: &AccessTokenStatus) -> bool {
 }
 
 pub(super) fn was_refused_to_a_user(status: &AccessTokenStatus) -> bool {
-    let refused = [Reason::InvalidGrant, Reason::ReauthorizationRequired].map(Reason::as_str);
-    condition(&status.conditions, "Fresh").is_some_and(|fresh| refused.contains(&fresh.reason.as_str()))
+    failed_for_one_of(status, &[Reason::InvalidGrant, Reason::ReauthorizationRequired])
+}
+
+/// Whether the service did not take the credential at the last attempt.
+pub(super) fn was_refused(status: &AccessTokenStatus) -> bool {
+    failed_for_one_of(status, &[Reason::InvalidClient, Reason::InvalidGrant, Reason::Unauthorized])
+}
+
+fn failed_for_one_of(status: &AccessTokenStatus, reasons: &[Reason]) -> bool {
+    condition(&status.conditions, "Fresh").is_some_and(|fresh| reasons.iter().any(|reason| fresh.reason == reason.as_str()))
 }
 
 pub(super) fn is_suspended(object: &AccessToken, status: &AccessTokenStatus) -> bool {

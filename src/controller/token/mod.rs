@@ -24,7 +24,7 @@ pub use self::{
     spec::{claim_of, named_secrets, namer, watched_secrets},
 };
 use self::{
-    known::{ends_unsaid, is_another, is_refused, local, said_of_failure, settled, times, urgency, was_refused_to_a_user},
+    known::{ends_unsaid, is_another, is_refused, local, said_of_failure, settled, times, urgency, was_refused, was_refused_to_a_user},
     refresh_token::Held,
     source::{Outline, Source, digest},
     spec::{policy_of, secret_key, spends, spent_key, state_key},
@@ -173,8 +173,11 @@ impl Kind for AccessTokens {
             // What a person has to mend is not tried again by itself: the time that stands there is that of an obstacle.
             retry_at: status.next_action_at.as_ref().map(|at| at.0).filter(|_| status.failures.is_some() && !is_refused(&status)),
             said,
-            // What belongs to a user and was refused is presented again only when it has changed itself: services lock users out.
-            is_news: (context.memory.is_woken(&subject.uid) && !was_refused_to_a_user(&status))
+            // What belongs to a user and was refused is presented again only when it has changed itself: services lock users out. So is what
+            // belongs to the object: that its provider was found working tells nothing of it.
+            is_news: (context.memory.is_woken(&subject.uid)
+                && !was_refused_to_a_user(&status)
+                && !source.as_ref().is_some_and(|source| !source.is_the_providers_own && was_refused(&status)))
                 || spec_changed
                 || source.as_ref().is_some_and(|source| is_another(&object, status.tried_for.as_ref(), &source.issued_for)),
             is_of_a_user: source.as_ref().is_some_and(|source| source.request.grant.is_of_a_user()),

@@ -54,10 +54,14 @@ async fn a_budget_that_is_too_small_for_what_a_former_process_published_is_told_
     let names: Vec<String> = (0..36).map(|number| format!("token-{number}")).collect();
     join_all(names.iter().map(|name| stage.token(name, of_iam()))).await;
     join_all(names.iter().map(|name| stage.token_ready(name))).await;
-    operator.kill().await;
     let mut document = stage.iam_document(IAM);
     document["spec"]["budget"] = json!({ "requestsPerSecond": 1 });
     stage.apply(&document).await.expect("accepted");
+    for name in &names {
+        let generation = |token: &AccessToken| Some(token.status.as_ref()?.issued_for.as_ref()?.provider.generation);
+        stage.token_where(name, "knows the provider as it is now", |token| generation(token) == Some(2)).await;
+    }
+    operator.kill().await;
     stage.token("next", of_iam()).await;
     let _operator = stage.operator().await;
     let token = stage.token_where("next", "says how fresh it is", |token| token_condition(token, "Fresh").is_some()).await;
