@@ -65,7 +65,7 @@ reasons! {
     Published, Good, "The Secret holds the credential.";
     Verified, Good, "The token endpoint accepted the published credential.";
     NotApplicable, Good, "There is nothing to try: the client has no secret or no grant for machines.";
-    Refreshed, Good, "The last attempt to replace the token went well.";
+    Refreshed, Good, "The token in the Secret is the one that is asked for, and it is replaced in time.";
     TokenReused, Good, "The service answered with the token that is published already; it is asked again at half of what is left of its life.";
     ScopesNotGranted, Good, "The token is good for less than grant.scopes asks for; the key scope of the Secret says for what: let the client have the others at the service, or take them out of grant.scopes.";
     LifetimeUnknown, Good, "The service tells no lifetime: the token is replaced at a set interval, and the Secret has no expires_at.";
@@ -115,7 +115,7 @@ reasons! {
     RefreshTokenShared, Waits, "Another AccessToken uses the refresh token of the same Secret, and services take back what is used twice: give each its own.";
     TokenExpired, Retried, "The token in the Secret has ended.";
     TokenTooLarge, NeedsChange, "The token is larger than a Secret can hold: ask for less, for example fewer scopes.";
-    BudgetTooSmall, NeedsChange, "The tenant's tokens need more requests a second than its budget allows: raise budget.requestsPerSecond of the provider, or budget.concurrency where the service is slow, as the message says.";
+    BudgetTooSmall, NeedsChange, "The tenant's tokens need more requests a second than its budget allows: raise budget.requestsPerSecond of the provider, or budget.concurrency where the service is slow, as the message says; tokens go on being replaced meanwhile, and come late.";
     // the Secret
     SecretConflict, Waits, "The Secret's name is taken by something that is not this object's: remove the other, or delete this object and create it with another secret.name.";
     SecretImmutable, Waits, "Somebody made the Secret immutable, and the operator never deletes one: delete it, and it is written anew.";

@@ -164,12 +164,13 @@ async fn reconcile<K: Kind>(ready: Ready<K>, context: Arc<Context>) -> Option<Du
 
 async fn work<K: Kind>(Ready { object, known, wakes }: Ready<K>, context: &Arc<Context>) -> Result<Option<Timestamp>, Abort> {
     let uid = object.meta().uid.clone().unwrap_or_default();
+    let name = Name::of(object.meta());
     let mut pass = K::gather(context, object, known).await?;
     while let Some(step) = K::plan(&pass, Timestamp::now()) {
         if !context.leadership.holds() {
             return Err(Abort::LostLease);
         }
-        tracing::debug!(kind = K::NAME, ?step, "performing");
+        tracing::debug!(kind = K::NAME, object = %name, ?step, "performing");
         K::perform(&mut pass, step).await?;
     }
     if !context.leadership.holds() {

@@ -12,7 +12,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Parser;
 use control_plane::ControlPlane;
 use identity_simulator::{
-    ApplicationEdit, Control, OAuthClientSeed, OidcServerSeed, Options, SecureAuthUserSeed, Settings, Simulator, VERIFY,
+    ApplicationEdit, Control, OAuthClientSeed, OAuthRefreshTokenSeed, OidcServerSeed, Options, SecureAuthUserSeed, Settings, Simulator,
+    User, VERIFY,
 };
 use stage::{
     API_KEY, Operator, OperatorOptions, SERVICE_ACCOUNT, SYSTEM, TENANT, eventually, install_chart, operator_binary, repository, seed,
@@ -24,6 +25,8 @@ const NAMESPACE: &str = "demo";
 /// The client that the simulated IBM Verify and the OAuth server know, and the name of that server.
 const CLIENT: (&str, &str) = ("orders", "cafec0de-secret-of-the-demo");
 const SERVER: &str = "company";
+/// Somebody whom that server knows: name, password, and the refresh token of a sign-in.
+const USER: (&str, &str, &str) = ("ann", "cafec0de-password-of-the-demo", "cafec0de-refresh-token-of-the-demo");
 
 /// What is shown of events.
 const EVENTS: &str = "custom-columns=ABOUT:.regarding.kind,NAME:.regarding.name,REASON:.reason,NOTE:.note";
@@ -86,7 +89,17 @@ async fn clients(simulator: &Simulator, control: &Control) -> Result<Vec<(&'stat
     let client = OAuthClientSeed { client_id: CLIENT.0.into(), secret: Some(CLIENT.1.into()), ..OAuthClientSeed::default() };
     let of_verify = OAuthClientSeed { entitlements: ["readAppConfig".to_owned()].into(), ..client.clone() };
     control.add_oauth_client(VERIFY, &of_verify).await?;
-    control.add_oidc_server(&OidcServerSeed { id: SERVER.into(), clients: vec![client], ..OidcServerSeed::default() }).await?;
+    let ann = User { username: USER.0.into(), password: USER.1.into(), ..User::default() };
+    let server = OidcServerSeed { id: SERVER.into(), clients: vec![client], users: vec![ann], ..OidcServerSeed::default() };
+    control.add_oidc_server(&server).await?;
+    let sign_in = OAuthRefreshTokenSeed {
+        token: Some(USER.2.into()),
+        client_id: CLIENT.0.into(),
+        subject: USER.0.into(),
+        scope: "openid orders.read".into(),
+        ..OAuthRefreshTokenSeed::default()
+    };
+    control.add_refresh_token(SERVER, &sign_in).await?;
     let user = control.add_secure_auth_user(&SecureAuthUserSeed::default()).await?;
     let person = user.newest().ok_or("the simulator gave its user no credential")?;
     let urls = simulator.urls();
@@ -98,6 +111,9 @@ async fn clients(simulator: &Simulator, control: &Control) -> Result<Vec<(&'stat
         ("API_KEY", API_KEY.to_owned()),
         ("CLIENT_ID", CLIENT.0.to_owned()),
         ("CLIENT_SECRET", CLIENT.1.to_owned()),
+        ("USERNAME", USER.0.to_owned()),
+        ("PASSWORD", USER.1.to_owned()),
+        ("REFRESH_TOKEN", USER.2.to_owned()),
         ("VERIFY_URL", urls.verify.clone()),
         ("SECUREAUTH_URL", urls.secure_auth.clone()),
         ("SECUREAUTH_CLIENT_ID", person.client_id.clone()),
@@ -178,8 +194,11 @@ impl Scene {
         eventually("the token is replaced", async || self.token_digest().is_ok_and(|now| now != first)).await;
         say("  replaced before its end, in the same Secret:");
         self.kubectl(&["-n", NAMESPACE, "get", "accesstoken", "key-protect"])?;
-        say("\n7. One from each of the other services (examples/demo/40-services.yaml)\n");
-        let others = ["from-app-id", "from-verify", "from-secureauth", "from-oidc"].map(|name| format!("accesstoken/{name}"));
+        say(
+            "\n7. One from each of the other services, and two of somebody who signed in there (examples/demo/40-services.yaml, 50-people.yaml)\n",
+        );
+        let others = ["from-app-id", "from-verify", "from-secureauth", "from-oidc", "of-a-user", "of-a-sign-in"]
+            .map(|name| format!("accesstoken/{name}"));
         let wait = ["-n", NAMESPACE, "wait", "--for=condition=Ready", "--timeout=60s"];
         self.kubectl(&wait.into_iter().chain(others.iter().map(String::as_str)).collect::<Vec<_>>())?;
         self.kubectl(&["-n", NAMESPACE, "get", "accesstokens"])?;
@@ -247,8 +266,13 @@ impl Scene {
     }
 
     fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<(), Error> {
-        let shown: Vec<&str> = arguments.iter().map(|argument| argument.lines().next().unwrap_or_default()).collect();
-        say(&format!("  $ kubectl {}", shown.join(" ")));
+        let line = |argument: &&str| match argument.split_once('\n') {
+            Some((first, _)) => format!("'{first}…'"),
+            None => (*argument).to_owned(),
+        };
+        let shown: Vec<String> = arguments.iter().map(line).collect();
+        let filled_in = if input.is_empty() { "" } else { "      # examples/demo/*.yaml, filled in" };
+        say(&format!("  $ kubectl {}{filled_in}", shown.join(" ")));
         let mut child = self.control_plane.kubectl_command().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(input.as_bytes())?;

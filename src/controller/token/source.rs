@@ -342,7 +342,7 @@ fn not_ready(name: &str) -> Problem {
 fn not_permitted() -> Problem {
     Problem::new(
         Reason::NotPermitted,
-        "the ClusterIdentityProvider does not hand out tokens of its own credential, nor sign with its private key for others (permits.accessTokens): set spec.credentials to a Secret with a client's id and secret, or use another provider",
+        "the ClusterIdentityProvider does not hand out tokens of its own credential, nor sign with its private key for others: set permits.accessTokens there, or spec.credentials here, to a Secret with a client's id and secret or an API key",
     )
 }
 

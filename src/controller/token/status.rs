@@ -39,8 +39,9 @@ impl Pass {
         let failures = u32::try_from(former.failures.unwrap_or(0)).unwrap_or(0) + 1;
         let verdict = self.world.verdict(failures, &self.subject.uid, now);
         let (status, kept) = self.status(&verdict, &former, failures, now);
-        self.announcements
-            .extend(changes(&former.conditions, &status.conditions).filter(|change| !self.is_of_the_beginning(change, &former, now)));
+        self.announcements.extend(
+            changes(&former.conditions, &status.conditions, self.asked()).filter(|change| !self.is_of_the_beginning(change, &former, now)),
+        );
         if status != former {
             self.write_status(&status).await?;
             self.context.memory.wrote(&self.subject.uid, &self.subject.resource_version);
@@ -199,7 +200,8 @@ impl Pass {
                     mean.as_secs_f64()
                 ),
                 None => format!(
-                    "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed}: raise budget.requestsPerSecond of the provider, or they come late"
+                    "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed}: raise budget.requestsPerSecond of the provider to {:.0} at least, or they come late",
+                    needed.ceil()
                 ),
             };
             Problem::new(Reason::BudgetTooSmall, message)
@@ -252,7 +254,7 @@ fn said_before(conditions: &[Condition]) -> Option<State> {
 }
 
 /// The events that a change of conditions deserves: one for `Ready`, or else one for `Fresh`.
-fn changes(former: &[Condition], now: &[Condition]) -> Option<Announcement> {
+fn changes(former: &[Condition], now: &[Condition], is_replaced: bool) -> Option<Announcement> {
     if let Some(change) = announcement_of_change(former, now) {
         return Some(change);
     }
@@ -260,7 +262,9 @@ fn changes(former: &[Condition], now: &[Condition]) -> Option<Announcement> {
     let (before, after) = (status(former), condition(now, "Fresh")?);
     match (before.as_deref(), after.status.as_str()) {
         (Some("False"), "True") if condition(former, "Fresh").is_some_and(|fresh| fresh.reason != Reason::BudgetTooSmall.as_str()) => {
-            let note = "the token is replaced in time again".to_owned();
+            let replaced = "the token is replaced in time again";
+            let note = if is_replaced { replaced } else { "what kept the token from being replaced is over: it is replaced at its time" }
+                .to_owned();
             Some(Announcement { reason: Reason::Refreshed, note, is_warning: false })
         }
         // One for each of thousands of tokens would help nobody.

@@ -292,7 +292,10 @@ impl World {
             }
             (Some(obstacle), _) => obstacle,
             (None, Some(_)) => Problem::new(Reason::SecretMissing, "the Secret is gone or was changed: it is put back with the next token"),
-            (None, None) => Problem::new(Reason::InProgress, "there is no Secret with a token of this object yet"),
+            (None, None) => {
+                let failed = self.failure().map(|failure| failure.reason).or_else(|| self.said.as_ref().map(|said| said.reason));
+                Problem::new(failed.unwrap_or(Reason::InProgress), "there is no Secret with a token of this object yet")
+            }
         }
     }
 
