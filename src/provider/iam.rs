@@ -23,6 +23,8 @@ pub const DEFAULT_URL: &str = "https://iam.cloud.ibm.com";
 const PROPAGATION: Duration = Duration::from_secs(120);
 /// A failure is shared by everybody who asks within this time, so that a crowd of waiters does not become a crowd of requests.
 const FAILURE_IS_SHARED_FOR: Duration = Duration::from_secs(2);
+/// A token this young was got by the same look at providers.
+const LOOK_IS_SHARED_FOR: Duration = Duration::from_secs(2);
 /// When the reply tells no lifetime.
 const LIFETIME_UNKNOWN: Duration = Duration::from_secs(600);
 /// What we are doing when a token is asked for, as a failure says it.
@@ -145,9 +147,9 @@ impl Iam {
     ///
     /// When IAM does not give one. What was got before is used as long as it lives all the same.
     pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
-        let asked_at = Instant::now();
         let _looking = self.looking.lock().await;
-        if let Some(token) = self.token.lock().await.token.as_ref().filter(|token| token.fetched_at >= asked_at) {
+        let is_of_this_look = |token: &&Arc<IamToken>| Instant::now() < token.fetched_at + LOOK_IS_SHARED_FOR;
+        if let Some(token) = self.token.lock().await.token.as_ref().filter(is_of_this_look) {
             return Ok(token.standing.clone());
         }
         let token = Arc::new(self.fetch(caller).await?);
