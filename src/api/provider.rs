@@ -511,7 +511,8 @@ pub struct Permits {
     /// Whether existing registrations may be adopted. Default `false`.
     #[serde(default)]
     pub adoption: bool,
-    /// Whether access tokens of the provider's own credential may be handed out. Default `false`.
+    /// Whether access tokens of the provider's own credential may be handed out, and its private key may sign for clients of the namespaces.
+    /// Default `false`.
     #[serde(default)]
     pub access_tokens: bool,
     /// Names of App ID roles that may be assigned. Default: none.

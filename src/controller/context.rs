@@ -388,8 +388,8 @@ impl Context {
     }
 
     /// An object met a failure that speaks of its provider: the provider is looked at, once, so that its own status says so too.
-    pub fn doubt(&self, provider: &ProviderKey) {
-        if let Some(uid) = self.directory.doubt(provider) {
+    pub fn doubt(&self, provider: &ProviderKey, over: &Arc<Connection>) {
+        if let Some(uid) = self.directory.doubt(provider, over) {
             self.memory.wake(&uid);
             self.wake.provider(provider);
         }

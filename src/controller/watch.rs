@@ -110,7 +110,12 @@ pub async fn feed<K: Kept>(
             view.known.remove(&gone);
             view.delete(&gone, &on_change);
         }
-        Event::InitApply(DeserializeGuard(Err(invalid))) | Event::Apply(DeserializeGuard(Err(invalid))) => on_unreadable(invalid),
+        // It is there: what was read of it before stays.
+        Event::InitApply(DeserializeGuard(Err(invalid))) => {
+            view.listed.insert(Name::of(&invalid.metadata));
+            on_unreadable(invalid);
+        }
+        Event::Apply(DeserializeGuard(Err(invalid))) => on_unreadable(invalid),
         // It may have been readable once.
         Event::Delete(DeserializeGuard(Err(invalid))) => {
             let gone = Name::of(&invalid.metadata);

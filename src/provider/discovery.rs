@@ -83,6 +83,9 @@ impl<T: Clone> Discovery<T> {
             return Ok(known.found);
         }
         let Ok(mut reading) = self.reading.try_lock() else { return Ok(known.found) };
+        if let Some(known) = self.known().filter(|known| Instant::now() < known.read_again_at) {
+            return Ok(known.found);
+        }
         let found = self.read(&mut reading, read, ends).await;
         drop(reading);
         found.or_else(|failure| self.known().map(|known| known.found).ok_or(failure))

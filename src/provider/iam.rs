@@ -55,8 +55,8 @@ pub struct Iam {
     known_since: Instant,
     /// Held while a token is fetched, so that one request serves all who wait.
     token: tokio::sync::Mutex<Kept>,
-    /// Held while it is found out whether the credential works: nobody waits for that who has a token.
-    looking: tokio::sync::Mutex<()>,
+    /// Held while it is found out whether the credential works, with the last failure: nobody waits for that who has a token.
+    looking: tokio::sync::Mutex<Option<(Instant, Failure)>>,
 }
 
 #[derive(Debug, Default)]
@@ -147,12 +147,19 @@ impl Iam {
     ///
     /// When IAM does not give one. What was got before is used as long as it lives all the same.
     pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
-        let _looking = self.looking.lock().await;
+        let asked_at = Instant::now();
+        let mut looking = self.looking.lock().await;
         let is_of_this_look = |token: &&Arc<IamToken>| Instant::now() < token.fetched_at + LOOK_IS_SHARED_FOR;
         if let Some(token) = self.token.lock().await.token.as_ref().filter(is_of_this_look) {
             return Ok(token.standing.clone());
         }
-        let token = Arc::new(self.fetch(caller).await?);
+        // All who waited for one look share what became of it.
+        if let Some((_, failure)) = looking.as_ref().filter(|(at, _)| *at > asked_at) {
+            return Err(failure.clone());
+        }
+        let found = self.fetch(caller).await;
+        *looking = found.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
+        let token = Arc::new(found?);
         *self.token.lock().await = Kept { token: Some(token.clone()), failure: None };
         Ok(token.standing.clone())
     }

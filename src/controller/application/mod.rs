@@ -125,7 +125,7 @@ impl Kind for Applications {
             tracing::info!(object = %pass.subject.path(), class = failure.class.as_str(), reason = %failure.reason, %failure, "a step failed");
             let reasons = [Reason::Unauthorized, Reason::TenantNotFound, Reason::ReaderRoleRequired, Reason::WriterRoleRequired];
             if failure.doing == iam::DOING || reasons.contains(&failure.reason) {
-                pass.context.doubt(&pass.provider_key());
+                pass.connection.iter().for_each(|connection| pass.context.doubt(&pass.provider_key(), connection));
             }
             if failure.may_have_happened && step.may_come_late() {
                 // Should the report not get through, the next pass still knows.

@@ -180,7 +180,7 @@ struct Entry {
     is_reassured: bool,
     /// Whether it was found working where it leads now.
     has_worked: bool,
-    /// Whether an object got a token where it leads now.
+    /// Whether an object got a token where it leads now: of the provider's credential, or of its own.
     has_given: bool,
 }
 
@@ -258,7 +258,7 @@ impl Directory {
         // What worked elsewhere, or with another credential, proves nothing here.
         let leads_as_before = match (&entry.current, &connection) {
             (Ok(before), Ok(now)) => before.fingerprint == now.fingerprint,
-            (Err(_), Ok(_)) => entry.specification.is_none(),
+            (Err(_), Ok(now)) => entry.specification.is_none() && specification.tried == (now.credentials.clone(), now.private_key.clone()),
             (_, Err(_)) => false,
         };
         entry.has_worked &= leads_as_before;
@@ -278,10 +278,10 @@ impl Directory {
         !is_same || access_changed
     }
 
-    /// An object met a failure that speaks of the provider. Says the provider's UID when that is news.
-    pub fn doubt(&self, key: &ProviderKey) -> Option<String> {
+    /// An object met a failure over a connection that speaks of the provider. Says the provider's UID when that is news.
+    pub fn doubt(&self, key: &ProviderKey, over: &Arc<Connection>) -> Option<String> {
         let mut entries = self.entries.lock();
-        let entry = entries.get_mut(key)?;
+        let entry = entries.get_mut(key).filter(|entry| entry.leads_over(over))?;
         entry.is_reassured = false;
         let is_news = !std::mem::replace(&mut entry.is_doubted, true);
         entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
@@ -292,13 +292,17 @@ impl Directory {
     pub fn reassure(&self, key: &ProviderKey, over: &Arc<Connection>) -> Option<String> {
         let mut entries = self.entries.lock();
         let entry = entries.get_mut(key).filter(|entry| entry.leads_over(over))?;
-        let is_proof = !std::mem::replace(&mut entry.has_given, true);
         let is_news = entry.is_doubted && !std::mem::replace(&mut entry.is_reassured, true);
-        let uid = entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone());
-        if is_proof {
+        entry.specification.as_ref().filter(|_| is_news).map(|specification| specification.uid.clone())
+    }
+
+    /// An object got a token over a connection: from now on the budget of the provider counts for others.
+    pub fn gave(&self, key: &ProviderKey, over: &Arc<Connection>) {
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(key).filter(|entry| entry.leads_over(over));
+        if entry.is_some_and(|entry| !std::mem::replace(&mut entry.has_given, true)) {
             share_budgets(&entries);
         }
-        uid
     }
 
     /// The provider was found to work over a connection.

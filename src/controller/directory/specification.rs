@@ -11,8 +11,8 @@ use super::super::{
 use crate::{
     api::{
         AllowedNamespaces, AppIdProvider, Budget as BudgetSpec, CaBundle, ClientAuthentication, ClusterIdentityProvider,
-        ClusterIdentityProviderSpec, IamProvider, IdentityProvider, IdentityProviderSpec, NamespacesFrom, OidcProvider, PairSource,
-        Permits as PermitsSpec, ProviderKind, ProviderStatus, SecureAuthProvider, VerifyProvider, mark,
+        ClusterIdentityProviderSpec, IamProvider, IdentityProvider, IdentityProviderSpec, NamespacesFrom, ObjectVersion, OidcProvider,
+        PairSource, Permits as PermitsSpec, ProviderKind, ProviderStatus, SecureAuthProvider, VerifyProvider, mark,
     },
     model::TenantIdentity,
     plan::permit::Permits,
@@ -29,6 +29,8 @@ pub struct Specification {
     pub generation: i64,
     /// Whether its status tells who we are at the service: it was found working before.
     pub has_worked: bool,
+    /// The Secrets of its credential that were tried then.
+    pub tried: (Option<ObjectVersion>, Option<ObjectVersion>),
     /// Whether its last check failed.
     pub has_failed: bool,
     /// Host of the token endpoint when it was last seen, and the one that a person accepts.
@@ -116,6 +118,7 @@ impl Specification {
             uid: metadata.uid.clone().unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),
             has_worked: status.is_some_and(|status| status.identity.is_some() && status.observed_generation == metadata.generation),
+            tried: status.map(|status| (status.credentials_version.clone(), status.private_key_version.clone())).unwrap_or_default(),
             has_failed: status.is_some_and(|status| status.failures.is_some()),
             endpoints_host: (
                 status.and_then(|status| status.endpoints_host.clone()),

@@ -43,13 +43,16 @@ impl Pass {
         use Reason::{AddressNotAllowed, DiscoveryFailed, EndpointsChanged, IssuerMismatch, TenantNotFound, TlsNotTrusted};
         let Some(source) = &self.source else { return };
         match issued {
-            Ok(_) => self.context.reassure(&source.provider, &source.connection),
+            Ok(_) => {
+                self.context.directory.gave(&source.provider, &source.connection);
+                self.context.reassure(&source.provider, &source.connection);
+            }
             Err(failure) => {
                 let of_the_place = [AddressNotAllowed, DiscoveryFailed, EndpointsChanged, IssuerMismatch, TenantNotFound, TlsNotTrusted];
                 let is_of_the_provider =
                     of_the_place.contains(&failure.reason) || (source.is_the_providers_own && failure.class == Class::Unauthorized);
                 if is_of_the_provider || (has_ended && failure.class == Class::Transient) {
-                    self.context.doubt(&source.provider);
+                    self.context.doubt(&source.provider, &source.connection);
                 }
             }
         }

@@ -160,6 +160,11 @@ impl Kind for AccessTokens {
             (_, obstacle) => (None, obstacle),
         };
         let obstacle = obstacle.or_else(|| refresh_token_rival(context, &object, &subject.uid));
+        let known = refresh_token.as_ref().map(|held| held.known(context, &subject, &status));
+        if spends(&object).is_none() || known.as_ref().is_some_and(|known| !known.has_successor) {
+            // It follows a token that is used no longer.
+            context.refresh_tokens.forget_successor(&subject.uid);
+        }
         let said = said_of_failure(&status);
         let owns_secret = matches!(look.view, SecretView::Ours { .. } | SecretView::Immutable);
         let world = World {
@@ -181,7 +186,7 @@ impl Kind for AccessTokens {
                 || spec_changed
                 || source.as_ref().is_some_and(|source| is_another(&object, status.tried_for.as_ref(), &source.issued_for)),
             is_of_a_user: source.as_ref().is_some_and(|source| source.request.grant.is_of_a_user()),
-            refresh_token: refresh_token.as_ref().map(|held| held.known(context, &subject, &status)),
+            refresh_token: known,
             issued: None,
             written: None,
         };
@@ -251,6 +256,9 @@ impl Kind for AccessTokens {
 fn presume(context: &Context, object: &AccessToken, outline: &Outlined) {
     let (Ok(outline), Some(status)) = (outline, &object.status) else { return };
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    if object.spec.suspend || is_refused(status) || !context.claims.lives(uid) {
+        return;
+    }
     let interval = || {
         let (end, came) = status.expires_at.as_ref().zip(status.last_refreshed_at.as_ref())?;
         let lifetime = Duration::try_from(end.0.duration_since(came.0)).ok().filter(|lifetime| !lifetime.is_zero())?;

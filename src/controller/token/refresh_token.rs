@@ -86,6 +86,11 @@ impl RefreshTokens {
         self.successors.lock().get(uid).map(|successor| successor.held.clone())
     }
 
+    /// What came is of no use any more.
+    pub(super) fn forget_successor(&self, uid: &str) {
+        self.successors.lock().remove(uid);
+    }
+
     /// The object is gone.
     pub fn forget(&self, uid: &str) {
         self.held.lock().remove(uid);

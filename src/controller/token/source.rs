@@ -305,11 +305,11 @@ fn client(object: &AccessToken, outline: &Outline, secrets: &Secrets, own: Optio
                 Proof::Key(key) => Some(key.clone()),
                 Proof::Secret(_) => None,
             });
-            if key.is_some() && !outline.own_credential_is_permitted {
-                return Err(not_permitted());
-            }
+            let is_lent = outline.own_credential_is_permitted;
+            let (key, is_withheld) = (key.clone().filter(|_| is_lent), key.is_some() && !is_lent);
             let data = &secrets.get(&secret_ref.name)?.data;
-            let (id, secret) = pair(data, &secret_ref.name, secret_ref.keys.as_ref(), key.is_none())?;
+            let (id, secret) = pair(data, &secret_ref.name, secret_ref.keys.as_ref(), key.is_none())
+                .map_err(|problem| if is_withheld { not_permitted() } else { problem })?;
             Ok(ClientCredential { id, proof: key.map_or(Proof::Secret(secret), Proof::Key) })
         }
         (None, Some(own)) if outline.own_credential_is_permitted => Ok(own.clone()),

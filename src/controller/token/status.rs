@@ -32,6 +32,9 @@ use crate::{
 /// A write that meets somebody else's is tried so often.
 pub(super) const AGAIN: usize = 3;
 
+/// The largest budget.requestsPerSecond.
+const MOST_REQUESTS: f64 = 1000.0;
+
 impl Pass {
     pub(super) async fn finish(mut self) -> Result<Option<Timestamp>, Abort> {
         let now = self.context.clock.now();
@@ -68,6 +71,9 @@ impl Pass {
 
     /// Says in the midst of a pass that the published token has ended. Nothing else is known yet, so all else stays as it was said.
     pub(super) async fn say_that_it_ended(&mut self, end: Timestamp) {
+        if !self.context.leadership.holds() {
+            return;
+        }
         let former = self.object.status.clone().unwrap_or_default();
         let ended = rules::ended_meanwhile(end);
         let conditions = Conditions::new(&former.conditions, self.subject.generation, self.context.clock.now())
@@ -84,7 +90,7 @@ impl Pass {
                 self.announcements.extend(change);
             }
             // It is said with the answer, then.
-            Err(abort) => tracing::warn!(object = %self.subject.path(), error = %abort, "status could not say that the token has ended"),
+            Err(abort) => tracing::debug!(object = %self.subject.path(), error = %abort, "status could not say that the token has ended"),
         }
     }
 
@@ -161,12 +167,13 @@ impl Pass {
         }
         status.next_action_at = verdict.retry_at.map(|at| Time(whole_seconds_from(at)));
         let lacks_budget = self.lacks_budget();
+        let usual = if status.lifetime_unknown == Some(true) { Reason::LifetimeUnknown } else { Reason::Refreshed };
         let fresh = match &verdict.fresh {
-            State::Yes(_) if lacks_budget.is_some() => lacks_budget.map_or(State::Yes(Reason::Refreshed), State::No),
+            State::Yes(_) if lacks_budget.is_some() => lacks_budget.map_or(State::Yes(usual), State::No),
+            State::Yes(_) if !self.asked() => said_before(&former.conditions).unwrap_or(State::Yes(usual)),
             State::Yes(_) if self.lacks_scopes() => State::Yes(Reason::ScopesNotGranted),
             State::Yes(_) if self.world.reused_refresh_at(now).is_some() => State::Yes(Reason::TokenReused),
-            State::Yes(_) if status.lifetime_unknown == Some(true) => State::Yes(Reason::LifetimeUnknown),
-            State::Yes(_) if !self.asked() => said_before(&former.conditions).unwrap_or(State::Yes(Reason::Refreshed)),
+            State::Yes(_) => State::Yes(usual),
             other => other.clone(),
         };
         status.conditions = Conditions::new(&former.conditions, generation, now)
@@ -201,7 +208,7 @@ impl Pass {
                 ),
                 None => format!(
                     "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed}: raise budget.requestsPerSecond of the provider to {:.0} at least, or they come late",
-                    needed.ceil()
+                    needed.ceil().min(MOST_REQUESTS)
                 ),
             };
             Problem::new(Reason::BudgetTooSmall, message)

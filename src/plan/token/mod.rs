@@ -342,7 +342,10 @@ impl World {
             let said = self.said.as_ref().filter(|_| !is_suspended && goes_on);
             let retry_at = said.and(self.retry_at).filter(|at| *at > now);
             return Verdict {
-                retry_at: retry_at.or_else(|| self.again_with(&obstacle, failures, seed, now)),
+                retry_at: retry_at
+                    // What could not be stored beside an obstacle.
+                    .or_else(|| self.failure().and_then(|failure| self.retry_at(failure, failures, seed, None, now)))
+                    .or_else(|| self.again_with(&obstacle, failures, seed, now)),
                 problem: Some(problem),
                 published,
                 fresh: said.map_or_else(|| State::Unknown(beside(held, &obstacle, now)), |said| State::No(beside(held, said, now))),
