@@ -456,7 +456,7 @@ async fn behind(stage: &Stage) -> (Interceptor, Operator) {
     (interceptor, operator)
 }
 
-async fn operator_behind(stage: &Stage, interceptor: &Interceptor, options: OperatorOptions) -> Operator {
+pub(crate) async fn operator_behind(stage: &Stage, interceptor: &Interceptor, options: OperatorOptions) -> Operator {
     let lifetime = Duration::from_secs(3600);
     // Where a Lease decides, the operator lives in the stage's own namespace.
     let (namespace, account) =
