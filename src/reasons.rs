@@ -103,14 +103,14 @@ reasons! {
     ProviderIdentityChanged, NeedsChange, "The provider now leads to another tenant than the one that holds the registration: lead it back, or delete this object.";
     NamespaceNotAllowed, Waits, "The ClusterIdentityProvider does not allow this namespace.";
     NotPermitted, Waits, "The ClusterIdentityProvider's permits do not cover what the spec asks for.";
-    CredentialsNotFound, Waits, "A Secret or ConfigMap that the provider names does not exist or lacks the key.";
+    CredentialsNotFound, Waits, "A Secret or ConfigMap that the object or its provider names does not exist or lacks the key.";
     CredentialsInvalid, Waits, "A Secret or ConfigMap that the provider names holds something else than it should.";
     ClusterProviderDisabled, NeedsChange, "This operator may not read ClusterIdentityProviders: it was installed for single namespaces without the cluster role.";
     // tokens
     CredentialsRequired, NeedsChange, "The provider's own credential is none for tokens: set spec.credentials or spec.clientRef.";
     ClientNotFound, Waits, "The object named in clientRef or audienceRef does not exist.";
     ClientNotReady, Waits, "The object named in clientRef or audienceRef has no credential yet; its own status says why.";
-    ReauthorizationRequired, NeedsChange, "The service does not take the refresh token any more: put a new one into the Secret that grant.refreshToken names.";
+    ReauthorizationRequired, NeedsChange, "The service does not take the refresh token any more: put a new one into the Secret that grant.refreshToken names. Until then it is not tried again.";
     AnswerLost, Retried, "The refresh token was used and no answer came: it may be used up, so that it is used again only when the published token has ended.";
     RefreshTokenShared, Waits, "Another AccessToken uses the refresh token of the same Secret, and services take back what is used twice: give each its own.";
     TokenExpired, Retried, "The token in the Secret has ended.";
@@ -171,7 +171,7 @@ pub fn documentation() -> String {
             Outlook::Good => "good",
             Outlook::Retried => "tried again at `status.nextActionAt`",
             Outlook::NeedsChange => {
-                "needs a change; tried again at once when spec, provider or credential change, and every 30 minutes, in the first minutes of a new credential more often"
+                "needs a change; tried again at once when spec, provider or credential change, and every half hour or so (an API key of IBM Cloud that is two minutes old at most: more often)"
             }
             Outlook::Waits => "waits for another object; looked at when that changes",
         };

@@ -79,7 +79,7 @@ pub(super) fn ends_unsaid(status: &AccessTokenStatus, end: Option<Timestamp>, no
 
 /// Whether the obstacle that was reported is one that can stand although nothing is in the way from here: whatever could end it wakes the
 /// object.
-pub(super) fn stands(status: &AccessTokenStatus, has_credentials: bool) -> bool {
+fn stands(status: &AccessTokenStatus, has_credentials: bool) -> bool {
     use Reason::{
         AnswerLost, ClientNotReady, Contested, CredentialsInvalid, CredentialsNotFound, CredentialsRequired, InvalidSpec, NotPermitted,
         ReauthorizationRequired, RefreshTokenShared, SecretConflict, SecretImmutable, SecretReferenceRefused,
@@ -144,7 +144,7 @@ fn failed_for_one_of(status: &AccessTokenStatus, reasons: &[Reason]) -> bool {
     condition(&status.conditions, "Fresh").is_some_and(|fresh| reasons.iter().any(|reason| fresh.reason == reason.as_str()))
 }
 
-pub(super) fn is_suspended(object: &AccessToken, status: &AccessTokenStatus) -> bool {
+fn is_suspended(object: &AccessToken, status: &AccessTokenStatus) -> bool {
     let says_so = condition(&status.conditions, "Ready").is_some_and(|ready| {
         [Reason::Suspended, Reason::TokenExpired, Reason::SecretMissing].iter().any(|reason| ready.reason == reason.as_str())
     });

@@ -155,10 +155,13 @@ fn absent(text: &str, error: &Error, values: &BTreeMap<String, SecretText>) -> O
         let is_a_key = ![VALUES, METADATA].contains(&key_of(used));
         is_a_key && Some(used.line) == error.line() && !values.contains_key(key_of(used))
     };
-    let used = language::names(text).ok()?.into_iter().find(is_absent)?;
-    let (name, line) = (key_of(&used), used.line);
+    let used: Vec<Use> = language::names(text).ok()?.into_iter().filter(is_absent).collect();
+    let (first, line) = used.first().map(|used| (key_of(used), used.line))?;
+    // One of them may be asked for properly: which one is meant, the engine does not say.
+    let names: BTreeSet<String> = used.iter().map(|used| format!("{:?}", key_of(used))).collect();
+    let names = names.into_iter().collect::<Vec<_>>().join(" or ");
     Some(format!(
-        "uses {name:?} in line {line}, which this layout does not have here: leave it out, or write {{% if {name} is defined %}} before it"
+        "uses {names} in line {line}, which this layout does not have here: leave it out, or write {{% if {first} is defined %}} before it"
     ))
 }
 
