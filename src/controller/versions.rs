@@ -49,16 +49,20 @@ struct State {
 
 /// A version in one text: there are as many as objects.
 #[derive(Debug)]
-struct Seen(Box<str>);
+struct Seen {
+    text: Box<str>,
+    /// Whether a watch has brought it, so that all who name it have heard of it.
+    is_told: bool,
+}
 
 impl Seen {
-    fn of(version: &ObjectVersion) -> Self {
-        Self(format!("{} {}", version.uid, version.resource_version).into())
+    fn of(version: &ObjectVersion, is_told: bool) -> Self {
+        Self { text: format!("{} {}", version.uid, version.resource_version).into(), is_told }
     }
 
     fn version(&self) -> ObjectVersion {
         // Neither holds a space.
-        let (uid, resource_version) = self.0.split_once(' ').unwrap_or_default();
+        let (uid, resource_version) = self.text.split_once(' ').unwrap_or_default();
         ObjectVersion { uid: uid.to_owned(), resource_version: resource_version.to_owned() }
     }
 }
@@ -96,7 +100,7 @@ impl Versions {
     pub fn note(&self, key: Name, version: ObjectVersion) {
         let mut state = self.state.lock();
         if state.versions.get(&key).is_none_or(|known| is_newer(&version, &known.version())) {
-            state.versions.insert(key, Seen::of(&version));
+            state.versions.insert(key, Seen::of(&version, false));
         }
     }
 
@@ -152,7 +156,7 @@ impl Versions {
                 Vec::new()
             }
             Event::InitApply(object) => {
-                let changed = self.apply(&object);
+                let changed = self.apply(&object, true);
                 if let Some(key) = key_of(&object).filter(|key| self.state.lock().versions.contains_key(key)) {
                     view.listed.insert(key);
                 }
@@ -164,7 +168,7 @@ impl Versions {
                 self.listed.send_modify(|listed| *listed += 1);
                 gone
             }
-            Event::Apply(object) => self.apply(&object).into_iter().collect(),
+            Event::Apply(object) => self.apply(&object, false).into_iter().collect(),
             Event::Delete(object) => {
                 let Some(key) = key_of(&object) else { return Vec::new() };
                 let mut state = self.state.lock();
@@ -174,7 +178,7 @@ impl Versions {
         }
     }
 
-    fn apply<K>(&self, object: &PartialObjectMeta<K>) -> Option<Name> {
+    fn apply<K>(&self, object: &PartialObjectMeta<K>, is_listed: bool) -> Option<Name> {
         let key = key_of(object)?;
         let version = ObjectVersion { uid: object.metadata.uid.clone()?, resource_version: object.metadata.resource_version.clone()? };
         let mut state = self.state.lock();
@@ -184,8 +188,17 @@ impl Versions {
         if !concerns_us {
             return None;
         }
-        let is_news = state.versions.get(&key).is_none_or(|known| is_newer(&version, &known.version()));
-        is_news.then(|| state.versions.insert(key.clone(), Seen::of(&version)));
+        let is_named = state.named.contains_key(&key);
+        let is_news = match state.versions.get_mut(&key) {
+            None => true,
+            Some(known) if is_newer(&version, &known.version()) => true,
+            // One of us wrote it, or read it first: the others who name it have not heard of it. A list is no event.
+            Some(known) if known.version() == version => !std::mem::replace(&mut known.is_told, true) && is_named && !is_listed,
+            Some(_) => false,
+        };
+        if is_news {
+            state.versions.insert(key.clone(), Seen::of(&version, true));
+        }
         is_news.then_some(key)
     }
 
@@ -258,6 +271,23 @@ mod tests {
         assert!(versions.absorb(&mut view, Event::Apply(secret("ours", 8, true))).is_empty());
         assert!(versions.absorb(&mut view, Event::Apply(secret("ours", 9, true))).is_empty());
         assert_eq!(versions.absorb(&mut view, Event::Apply(secret("ours", 10, true))), [key("ours")]);
+    }
+
+    #[test]
+    fn a_version_that_one_of_us_wrote_or_read_first_is_news_once_to_all_who_name_it() {
+        let (versions, mut view) = (Versions::default(), View::new(None));
+        let provider = ProviderKey { kind: ProviderKind::IdentityProvider, namespace: "shop".into(), name: "provider".into() };
+        let namer = Namer { who: Who::Provider(provider), uid: "uid".into() };
+        assert_eq!(versions.name(&namer, &[key("named")]), []);
+        let read = |version: u64| ObjectVersion { uid: "uid-named".into(), resource_version: version.to_string() };
+        versions.note(key("named"), read(9));
+        assert!(versions.absorb(&mut view, Event::Apply(secret("named", 8, false))).is_empty());
+        assert_eq!(versions.absorb(&mut view, Event::Apply(secret("named", 9, false))), [key("named")]);
+        assert!(versions.absorb(&mut view, Event::Apply(secret("named", 9, false))).is_empty(), "once");
+        versions.note(key("named"), read(10));
+        assert!(versions.absorb(&mut view, Event::InitApply(secret("named", 10, false))).is_empty(), "a list is no event");
+        versions.note(key("named"), read(10));
+        assert!(versions.absorb(&mut view, Event::Apply(secret("named", 10, false))).is_empty(), "it is told already");
     }
 
     #[test]

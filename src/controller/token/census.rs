@@ -31,7 +31,8 @@ impl Summary {
         Self {
             ends: status.and_then(|status| status.expires_at.as_ref()).map(|end| end.0.as_second()),
             is_suspended: token.spec.suspend,
-            is_failing: fresh.is_some_and(|fresh| fresh.status == "False"),
+            // Also where something keeps it from being tried: nobody will replace it.
+            is_failing: fresh.is_some_and(|fresh| fresh.status != "True"),
             client: token.spec.client_ref.as_ref().map(|client| Name::new(namespace, &client.name)),
         }
     }

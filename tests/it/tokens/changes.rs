@@ -3,8 +3,8 @@
 use cloud_identity_operator::api::AccessToken;
 use identity_simulator::KeySeed;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use serde_json::json;
-use stage::{IAM, eventually, token_condition, token_message};
+use serde_json::{Value, json};
+use stage::{IAM, PROVIDER, Stage, eventually, token_condition, token_message};
 
 use super::{of_iam, values, with_iam};
 use crate::{
@@ -144,4 +144,32 @@ async fn a_hostile_writer_of_a_token_meets_few_repairs_and_the_condition_contest
     stage.token("key-protect", json!({ "providerRef": { "name": IAM }, "secret": { "keys": { "token": "bearer" } } })).await;
     stage.token_ready("key-protect").await;
     assert!(values(&stage, "key-protect").await.contains_key("bearer"));
+}
+
+/// A Secret that the operator publishes for one object and another names as its credential: whatever becomes of it is noticed there.
+#[tokio::test]
+async fn a_credential_that_another_object_publishes_is_followed() {
+    let stage = Stage::new("published").await;
+    let _operator = stage.operator().await;
+    stage.provider().await;
+    stage.provider_ready().await;
+    stage.application("storefront", json!({ "secret": { "name": "pair" } })).await;
+    stage.ready("storefront").await;
+    let spec = json!({ "providerRef": { "name": PROVIDER }, "credentials": { "secretRef": { "name": "pair" } } });
+    for name in ["one", "two"] {
+        stage.token(name, spec.clone()).await;
+        stage.token_ready(name).await;
+    }
+    let keys = |keys: Value| Patch::Merge(json!({ "spec": { "secret": { "keys": keys } } }));
+    for _ in 0..2 {
+        let renamed = keys(json!({ "clientId": "ID" }));
+        stage.applications().patch("storefront", &PatchParams::default(), &renamed).await.expect("accepted");
+        for name in ["one", "two"] {
+            stage.token_reason(name, "CredentialsNotFound").await;
+        }
+        stage.applications().patch("storefront", &PatchParams::default(), &keys(Value::Null)).await.expect("accepted");
+        for name in ["one", "two"] {
+            stage.token_ready(name).await;
+        }
+    }
 }
