@@ -296,7 +296,7 @@ pub struct TokenSecretSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotation_values")]
     pub annotations: BTreeMap<String, String>,
-    /// Layout `IbmSdk`: the service as its SDK spells it, for example `kms`: the variables begin with it.
+    /// Layout `IbmSdk`: the service as its SDK spells it, letters, digits and `_`, for example `key_protect`: the variables begin with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z][A-Za-z0-9_]*$"))]
     pub service: Option<String>,
