@@ -21,8 +21,9 @@ const SECRET: &str = "cafec0de-secret-of-orders";
 
 /// Seconds that the tokens of these tests live.
 const LIFE: i64 = 10;
-/// They are replaced after half of that, less 3 to 10 per cent. The machine may be busy, so that it comes later.
-const REPLACED: std::ops::Range<f64> = 4.4..8.0;
+/// They are replaced after half of that, less 3 to 10 per cent. Where the end is told as a time, in whole seconds like the time of the reply, a second
+/// that begins between the two is taken off the life. The machine may be busy, so that it comes later.
+const REPLACED: std::ops::Range<f64> = 4.0..8.0;
 
 async fn set_up(stage: &Stage, ahead: i64) {
     let settings = Settings { iam_expires_in: LIFE, clock_offset_seconds: ahead, ..Settings::default() };
