@@ -22,8 +22,8 @@ pub use provider::{
     AllowedNamespaces, AppIdBinding, AppIdIam, AppIdProvider, AssertionAudience, AuthenticationMethod, BasicEncoding, BindingKeyRef,
     Budget, CaBundle, ClientAuthentication, ClusterIdentityProvider, ClusterIdentityProviderSpec, ConfigMapKeyRef, From as NamespacesFrom,
     IamProvider, IdentityProvider, IdentityProviderSpec, KeySource, NamespaceSelector, OidcProvider, PairKeys, PairSecretRef, PairSource,
-    Permits, ProviderIdentity, ProviderStatus, SecretKeyRef, SecureAuthProvider, ServiceUrl, SigningAlgorithm, Tls, TrustedProfile,
-    VerifyProvider,
+    Permits, ProviderIdentity, ProviderStatus, REQUESTS_MOST, SecretKeyRef, SecureAuthProvider, ServiceUrl, SigningAlgorithm, Tls,
+    TrustedProfile, VerifyProvider,
 };
 pub use secret::{Layout, SecretSpec};
 pub use span::Span;

@@ -398,8 +398,11 @@ pub struct Budget {
     pub concurrency: Option<i32>,
 }
 
+/// The largest `budget.requestsPerSecond`.
+pub const REQUESTS_MOST: u32 = 1000;
+
 fn rate(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 1000 })
+    json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": REQUESTS_MOST })
 }
 
 fn in_flight(_: &mut SchemaGenerator) -> Schema {

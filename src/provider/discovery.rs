@@ -11,6 +11,7 @@ use url::Url;
 use super::{
     Caller, Tenant,
     http::{Body, DEADLINE, Request},
+    inquiry::Inquiry,
 };
 use crate::model::Failure;
 
@@ -53,8 +54,7 @@ pub(super) async fn document(
 #[derive(Debug)]
 pub(super) struct Discovery<T> {
     known: Mutex<Option<Known<T>>>,
-    /// Held while it is found out, so that one reading serves all who wait. How the last one failed, if it did, and when.
-    reading: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    reading: Inquiry,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ struct Known<T> {
 
 impl<T> Default for Discovery<T> {
     fn default() -> Self {
-        Self { known: Mutex::new(None), reading: tokio::sync::Mutex::default() }
+        Self { known: Mutex::new(None), reading: Inquiry::default() }
     }
 }
 
@@ -82,12 +82,8 @@ impl<T: Clone> Discovery<T> {
         if Instant::now() < known.read_again_at {
             return Ok(known.found);
         }
-        let Ok(mut reading) = self.reading.try_lock() else { return Ok(known.found) };
-        if let Some(known) = self.known().filter(|known| Instant::now() < known.read_again_at) {
-            return Ok(known.found);
-        }
-        let found = self.read(&mut reading, read, ends).await;
-        drop(reading);
+        let good = async || self.known().filter(|known| Instant::now() < known.read_again_at).map(|known| known.found);
+        let Some(found) = self.reading.unless_busy(good, async || self.read(read, ends).await).await else { return Ok(known.found) };
         found.or_else(|failure| self.known().map(|known| known.found).ok_or(failure))
     }
 
@@ -102,26 +98,16 @@ impl<T: Clone> Discovery<T> {
         read: impl AsyncFnOnce() -> Result<T, Failure>,
         ends: fn(&Failure) -> bool,
     ) -> Result<T, Failure> {
-        let asked_at = Instant::now();
-        let mut reading = self.reading.lock().await;
-        if let Some(known) = self.known().filter(|known| moment.is_none_or(|moment| known.read_at >= moment)) {
-            return Ok(known.found);
-        }
-        match reading.as_ref() {
-            Some((at, failure)) if *at > asked_at => Err(failure.clone()),
-            _ => self.read(&mut reading, read, ends).await,
-        }
+        let known = async || {
+            let known = self.known().filter(|known| moment.is_none_or(|moment| known.read_at >= moment));
+            known.map(|known| known.found)
+        };
+        self.reading.wait(known, async || self.read(read, ends).await).await
     }
 
-    async fn read(
-        &self,
-        failed: &mut Option<(Instant, Failure)>,
-        read: impl AsyncFnOnce() -> Result<T, Failure>,
-        ends: fn(&Failure) -> bool,
-    ) -> Result<T, Failure> {
+    async fn read(&self, read: impl AsyncFnOnce() -> Result<T, Failure>, ends: fn(&Failure) -> bool) -> Result<T, Failure> {
         let found = read().await;
         self.learn(&found, ends);
-        *failed = found.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
         found
     }
 

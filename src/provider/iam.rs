@@ -10,6 +10,7 @@ use url::Url;
 
 use super::{
     Caller, Standing, Tenant, TokenIssuer,
+    inquiry::Inquiry,
     oauth::{self, ClientAuthentication, TokenCall},
 };
 use crate::{
@@ -55,8 +56,8 @@ pub struct Iam {
     known_since: Instant,
     /// Held while a token is fetched, so that one request serves all who wait.
     token: tokio::sync::Mutex<Kept>,
-    /// Held while it is found out whether the credential works, with the last failure: nobody waits for that who has a token.
-    looking: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    /// Finds out whether the credential works: nobody waits for that who has a token.
+    looking: Inquiry,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +101,7 @@ impl Iam {
             credential,
             known_since: now.checked_sub(known_for).unwrap_or(now),
             token: tokio::sync::Mutex::default(),
-            looking: tokio::sync::Mutex::default(),
+            looking: Inquiry::default(),
         }
     }
 
@@ -147,21 +148,14 @@ impl Iam {
     ///
     /// When IAM does not give one. What was got before is used as long as it lives all the same.
     pub async fn probe(&self, caller: &Caller) -> Result<Standing, Failure> {
-        let asked_at = Instant::now();
-        let mut looking = self.looking.lock().await;
         let is_of_this_look = |token: &&Arc<IamToken>| Instant::now() < token.fetched_at + LOOK_IS_SHARED_FOR;
-        if let Some(token) = self.token.lock().await.token.as_ref().filter(is_of_this_look) {
-            return Ok(token.standing.clone());
-        }
-        // All who waited for one look share what became of it.
-        if let Some((_, failure)) = looking.as_ref().filter(|(at, _)| *at > asked_at) {
-            return Err(failure.clone());
-        }
-        let found = self.fetch(caller).await;
-        *looking = found.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
-        let token = Arc::new(found?);
-        *self.token.lock().await = Kept { token: Some(token.clone()), failure: None };
-        Ok(token.standing.clone())
+        let known = async || self.token.lock().await.token.as_ref().filter(is_of_this_look).cloned();
+        let look = async || {
+            let token = Arc::new(self.fetch(caller).await?);
+            *self.token.lock().await = Kept { token: Some(token.clone()), failure: None };
+            Ok(token)
+        };
+        self.looking.wait(known, look).await.map(|token| token.standing.clone())
     }
 
     /// Its HTTP side.

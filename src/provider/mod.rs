@@ -1,7 +1,7 @@
 //! The identity services: one file each, which translates between the service's wire format and our words and holds no policy.
 //!
 //! What every service shares: [`gate`] (who may ask a tenant, and when; `line`: in which order), [`http`] (how a request is made, and what its answer means),
-//! `discovery` (what a server says of itself, and for how long that counts).
+//! `discovery` (what a server says of itself, and for how long that counts), `inquiry` (one question that serves all who wait).
 
 pub mod app_id;
 pub mod assertion;
@@ -9,7 +9,9 @@ mod discovery;
 pub mod gate;
 pub mod http;
 pub mod iam;
+mod inquiry;
 pub mod line;
+
 pub mod oauth;
 pub mod oidc;
 pub mod secure_auth;

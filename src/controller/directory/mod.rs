@@ -148,6 +148,13 @@ impl Connection {
         iam::account_of(&issued.access_token).is_some_and(|account| account != expected.as_str())
     }
 
+    /// Stands for the tenant whose budget requests over it come out of: whatever shares a gate shares one. Each API key of IAM has its own,
+    /// whichever providers use it.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        std::ptr::from_ref(self.service.gate()).addr()
+    }
+
     /// Whether it has a credential of its own: without one everybody can have it, and that it works proves nothing.
     fn has_credential(&self) -> bool {
         !matches!(&self.service, Service::Oidc(oidc) if oidc.client().is_none())
@@ -471,11 +478,9 @@ fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
             Some((connection, entry.has_given || (entry.has_worked && connection.has_credential())))
         })
     };
-    // Of one tenant is what shares a gate; each API key of IAM has its own, whichever providers use it.
-    let gate_of = |connection: &Connection| std::ptr::from_ref(connection.service.gate());
-    let mut shared: HashMap<*const Gate, (bool, Budget)> = HashMap::new();
+    let mut shared: HashMap<usize, (bool, Budget)> = HashMap::new();
     for (connection, counts) in connected() {
-        let budget = shared.entry(gate_of(connection)).or_insert((counts, connection.budget));
+        let budget = shared.entry(connection.place()).or_insert((counts, connection.budget));
         *budget = match counts.cmp(&budget.0) {
             Ordering::Less => *budget,
             Ordering::Equal => (counts, budget.1.at_most(connection.budget)),
@@ -483,7 +488,7 @@ fn share_budgets(entries: &HashMap<ProviderKey, Entry>) {
         };
     }
     for (connection, _) in connected() {
-        let Some((_, budget)) = shared.get(&gate_of(connection)).copied() else { continue };
+        let Some((_, budget)) = shared.get(&connection.place()).copied() else { continue };
         if connection.service.gate().budget() != budget {
             connection.service.gate().set_budget(budget);
         }

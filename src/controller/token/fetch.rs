@@ -10,7 +10,6 @@ use super::{
     DOING, Pass,
     known::{says_that_it_lives, urgency},
     secret,
-    source::Source,
     spec::policy_of,
 };
 use crate::{
@@ -65,17 +64,17 @@ impl Pass {
     }
 
     pub(super) async fn fetch(&mut self) -> Result<Result<Issued, Failure>, Abort> {
-        let Some(source) = &self.source else { return Err(Abort::Stale) };
+        let Some(source) = self.source.clone() else { return Err(Abort::Stale) };
         let context = self.context.clone();
         let fence = Some(context.leadership.clone() as Arc<dyn crate::provider::Fence>);
         let namespace = self.subject.namespace.clone();
         let requester = source.requester(&namespace).unwrap_or_else(|| self.subject.uid.clone());
         let caller = Caller { namespace, urgency: urgency(&self.context, &self.object), requester, fence };
-        let connection = source.connection.clone();
-        let request = self.refresh_token.as_ref().map_or_else(|| source.request.clone(), |held| held.request(&source.request));
+        let with_refresh_token = self.refresh_token.as_ref().map(|held| held.request(&source.request));
+        let (connection, request) = (&source.connection, with_refresh_token.as_ref().unwrap_or(&source.request));
         // The process does not end between the answer and the successor's being stored.
         let in_flight = self.refresh_token.as_ref().map(|_| context.leadership.begin_create());
-        let issued = match self.answer(connection.service.issue(&caller, &request)).await {
+        let issued = match self.answer(connection.service.issue(&caller, request)).await {
             Ok(issued) => issued,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -122,7 +121,7 @@ impl Pass {
         let digest = secret::digest_of(&issued);
         let is_the_same = self.kept.is_some_and(|kept| kept.token == digest);
         let policy = policy_of(&self.object);
-        let place = self.source.as_ref().map(Source::place);
+        let place = self.source.as_ref().map(|source| source.connection.place());
         let is_of_a_crowd =
             self.is_unplanned(came) && place.is_some_and(|place| self.context.schedules.is_one_of_many(place, issued.received));
         let refresh_after = if is_of_a_crowd {

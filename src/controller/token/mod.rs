@@ -63,7 +63,7 @@ pub struct Pass {
     context: Arc<Context>,
     object: Arc<AccessToken>,
     subject: Subject,
-    source: Option<Source>,
+    source: Option<Arc<Source>>,
     source_digest: [u8; 32],
     secret_version: Option<ObjectVersion>,
     secret_is_damaged: bool,
@@ -123,12 +123,12 @@ impl Kind for AccessTokens {
             Err(problem) => (None, Some(problem)),
             Ok(_) if object.spec.suspend => (None, None),
             Ok(outline) => match source::read(context, &object, &outline).await? {
-                Ok(source) => (Some(source), None),
+                Ok(source) => (Some(Arc::new(source)), None),
                 Err(problem) => (None, Some(problem)),
             },
         };
         let kept = context.schedules.of(&subject.uid, status.last_refreshed_at.as_ref().map(|at| at.0));
-        let source_digest = source.as_ref().map(digest).unwrap_or_default();
+        let source_digest = source.as_deref().map(digest).unwrap_or_default();
         let is_current = source.as_ref().is_some_and(|source| {
             // A Secret that was touched and says the same, or a provider whose budget was changed, is no reason for another token.
             status.issued_for.as_ref() == Some(&source.issued_for) || kept.is_some_and(|kept| kept.source == source_digest)
@@ -148,7 +148,7 @@ impl Kind for AccessTokens {
             is_current,
             fits_the_spec: status.issued_for.as_ref().is_some_and(|issued_for| issued_for.generation == subject.generation),
         });
-        let (refresh_token, obstacle) = match (&source, obstacle) {
+        let (refresh_token, obstacle) = match (source.as_deref(), obstacle) {
             (Some(Source { request: TokenRequest { grant: Grant::RefreshToken(seed), .. }, .. }), None) => {
                 match refresh_token::look(context, &object, &subject, &status, seed).await? {
                     Ok(held) => (Some(held), None),
@@ -256,15 +256,13 @@ impl Kind for AccessTokens {
 fn presume(context: &Context, object: &AccessToken, outline: &Outlined) {
     let (Ok(outline), Some(status)) = (outline, &object.status) else { return };
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
-    if object.spec.suspend || is_refused(status) || !context.claims.lives(uid) {
-        return;
-    }
     let interval = || {
-        let (end, came) = status.expires_at.as_ref().zip(status.last_refreshed_at.as_ref())?;
+        let asks = !object.spec.suspend && !is_refused(status) && context.claims.lives(uid);
+        let (end, came) = status.expires_at.as_ref().zip(status.last_refreshed_at.as_ref()).filter(|_| asks)?;
         let lifetime = Duration::try_from(end.0.duration_since(came.0)).ok().filter(|lifetime| !lifetime.is_zero())?;
         Some(policy_of(object).refresh_after(&Life { lifetime, remaining: lifetime, is_told: true }, uid))
     };
-    context.schedules.presume(uid, source::place(&outline.connection), interval);
+    context.schedules.presume(uid, outline.connection.place(), interval);
 }
 
 /// Another object that claims a Secret of this one and comes first. Who holds a Secret already keeps its name.

@@ -263,7 +263,7 @@ impl Pass {
         let uses = self.world.refresh_token.as_ref().map_or(0, |token| token.uses) + 1;
         let held = self.held()?.clone();
         let state = held.state.used(uses, now);
-        let tenant = self.source.as_ref().map(Source::tenant).ok_or(Abort::Stale)?;
+        let tenant = self.source.as_deref().map(Source::tenant).ok_or(Abort::Stale)?;
         let written = self.write_state(&state, held.version.as_ref(), &tenant).await?;
         if written.is_ok() {
             self.world.refresh_token =
@@ -274,7 +274,7 @@ impl Pass {
 
     /// Stores what came in the place of the refresh token that was used. Until that has happened it stays in memory.
     pub(super) async fn follow(&mut self, issued: &IssuedToken, life: Life) -> Result<Result<(), Failure>, Abort> {
-        let tenant = self.source.as_ref().map(Source::tenant).ok_or(Abort::Stale)?;
+        let tenant = self.source.as_deref().map(Source::tenant).ok_or(Abort::Stale)?;
         let successor = Successor { held: self.held()?.clone(), tenant, issued: issued.clone(), life };
         self.context.refresh_tokens.successors.lock().insert(self.subject.uid.clone(), successor.clone());
         self.store(&successor).await

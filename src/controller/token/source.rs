@@ -48,11 +48,6 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Stands for the budget that its requests come out of.
-    pub(super) fn place(&self) -> usize {
-        place(&self.connection)
-    }
-
     /// Stands for the credential that it brings, if it brings one: what the service makes of that, it makes of it for everybody who asks with it.
     pub(super) fn requester(&self, namespace: &str) -> Option<String> {
         let names: Vec<&str> = self.issued_for.credentials.keys().map(String::as_str).collect();
@@ -63,11 +58,6 @@ impl Source {
     pub(super) fn tenant(&self) -> String {
         self.connection.tenant.as_ref().map_or_else(|| self.connection.host.clone(), ToString::to_string)
     }
-}
-
-/// Stands for the budget that requests over a connection come out of: whatever shares a gate shares one.
-pub(super) fn place(connection: &Connection) -> usize {
-    std::ptr::from_ref(connection.service.gate()).addr()
 }
 
 /// What is known of the source without reading anything.

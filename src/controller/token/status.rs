@@ -20,7 +20,7 @@ use super::{
     spec::{policy_of, secret_key},
 };
 use crate::{
-    api::{AccessTokenStatus, LocalReference, ObjectVersion, mark},
+    api::{AccessTokenStatus, LocalReference, ObjectVersion, REQUESTS_MOST, mark},
     plan::{
         Problem,
         application::State,
@@ -31,9 +31,6 @@ use crate::{
 
 /// A write that meets somebody else's is tried so often.
 pub(super) const AGAIN: usize = 3;
-
-/// The largest budget.requestsPerSecond.
-const MOST_REQUESTS: f64 = 1000.0;
 
 impl Pass {
     pub(super) async fn finish(mut self) -> Result<Option<Timestamp>, Abort> {
@@ -133,7 +130,7 @@ impl Pass {
         let mut kept = None;
         let asked_for = self.source.as_ref().map(|source| source.issued_for.clone());
         if let (Some(Ok(issued)), Some(Ok(())), Some((token, life))) = (&self.world.issued, &self.world.written, &self.token) {
-            status.tenant = self.source.as_ref().map(Source::tenant);
+            status.tenant = self.source.as_deref().map(Source::tenant);
             status.expires_at = Some(seconds(issued.expires_at));
             status.refresh_at = Some(seconds(issued.refresh_at));
             status.last_refreshed_at = Some(seconds(now));
@@ -197,7 +194,7 @@ impl Pass {
         // What is needed in the long run: a first wait that is shortened in a crowd comes once.
         let interval = policy_of(&self.object).refresh_after(life, &self.subject.uid);
         let gate = source.connection.service.gate();
-        let needed = self.context.schedules.need(&self.subject.uid, source.place(), interval);
+        let needed = self.context.schedules.need(&self.subject.uid, source.connection.place(), interval);
         let (mean, budget) = (gate.mean(), gate.budget());
         let (allowed, lacks_concurrency) = budget.rate(mean);
         (needed > allowed).then(|| {
@@ -208,7 +205,7 @@ impl Pass {
                 ),
                 None => format!(
                     "the tokens of this tenant need {needed:.1} requests a second, and its budget allows {allowed}: raise budget.requestsPerSecond of the provider to {:.0} at least, or they come late",
-                    needed.ceil().min(MOST_REQUESTS)
+                    needed.ceil().min(f64::from(REQUESTS_MOST))
                 ),
             };
             Problem::new(Reason::BudgetTooSmall, message)
