@@ -1,6 +1,7 @@
 //! What tests of several sources of tokens have in common.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use cloud_identity_operator::api::AppIdApplication;
 use identity_simulator::OAuthClientSeed;
 use serde_json::{Value, json};
 use stage::Stage;
@@ -24,6 +25,19 @@ pub async fn provide(stage: &Stage, name: &str, mut spec: Value) {
         "metadata": { "name": name, "namespace": stage.namespace }, "spec": spec,
     });
     stage.apply(&document).await.expect("the provider is accepted");
+}
+
+/// Waits until an application was tried so often in vain.
+pub async fn tried(stage: &Stage, name: &str, times: i32) {
+    let tried = |object: &AppIdApplication| object.status.as_ref().is_some_and(|status| status.failures >= Some(times));
+    stage.application_where(name, &format!("was tried {times} times"), tried).await;
+}
+
+/// The token endpoint of a simulated OAuth server, as its document tells it.
+pub async fn token_endpoint(stage: &Stage, server: &str) -> String {
+    let document = format!("{}/tenants/{server}/.well-known/openid-configuration", stage.simulator.urls().oidc);
+    let document: Value = stage.http().get(document).send().await.expect("an answer").json().await.expect("a document");
+    document["token_endpoint"].as_str().expect("it names one").to_owned()
 }
 
 /// An API client of Verify that may list applications.

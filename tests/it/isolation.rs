@@ -9,7 +9,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use stage::{IAM, OperatorOptions, PROVIDER, Stage, TENANT, condition, merge, observed, seed, status_written_at};
 
-use crate::fixtures::provide;
+use crate::fixtures::{provide, token_endpoint};
 
 const OTHER_TENANT: &str = "22222222-3333-4444-8555-666666666666";
 const SLOW_TENANT: &str = "33333333-4444-4555-8666-777777777777";
@@ -389,16 +389,7 @@ async fn a_strangers_provider_takes_nothing_from_the_budget_of_an_issuer() {
         stage.ready_provider(name).await;
     }
     // It is good at its own place, and keeps its name when it is led to the other one.
-    let document: serde_json::Value = stage
-        .http()
-        .get(format!("{}/.well-known/openid-configuration", issuer("main")))
-        .send()
-        .await
-        .expect("an answer")
-        .json()
-        .await
-        .expect("a document");
-    let endpoint = document["token_endpoint"].as_str().expect("it is there").to_owned();
+    let endpoint = token_endpoint(&stage, "main").await;
     let at =
         |endpoint: &str, pair: &str| json!({ "oidc": { "tokenEndpoint": endpoint, "credentials": credentials(pair) }, "budget": meagre });
     let of_the_same = json!({ "oidc": { "tokenEndpoint": endpoint, "credentials": credentials("pair") }, "budget": ample });

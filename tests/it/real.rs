@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, path::Path, process::Stdio};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
-use kube::api::{Patch, PatchParams};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 use stage::{Operator, Stage, eventually, provider_condition, token_condition, token_message};
@@ -194,8 +193,7 @@ async fn a_real_server_lets_in_every_client_however_it_authenticates() {
         let first = published(&stage, &token).await["token"].clone();
         let told = server.introspect(&first).await;
         assert_eq!((&told["active"], &told["client_id"]), (&json!(true), &json!(id)), "{name}: {told}");
-        let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "again" } } }));
-        stage.tokens().patch(&token, &PatchParams::default(), &ask).await.expect("accepted");
+        stage.ask_for_token(&token, "again").await;
         eventually("another token is published", async || published(&stage, &token).await["token"] != first).await;
         let told = server.introspect(&published(&stage, &token).await["token"]).await;
         assert_eq!(told["active"], json!(true), "{name}: {told}");
@@ -279,8 +277,7 @@ async fn a_real_server_that_replaces_refresh_tokens_never_sees_one_twice() {
         let before = published(&stage, "ann").await["token"].clone();
         let told = server.introspect(&before).await;
         assert_eq!((&told["active"], &told["sub"]), (&json!(true), &json!("ann")), "{round}: {told}");
-        let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": round } } }));
-        stage.tokens().patch("ann", &PatchParams::default(), &ask).await.expect("accepted");
+        stage.ask_for_token("ann", round).await;
         eventually("another token is published", async || published(&stage, "ann").await["token"] != before).await;
         if let Some(running) = operator.take() {
             drop(running.kill().await);
@@ -291,8 +288,7 @@ async fn a_real_server_that_replaces_refresh_tokens_never_sees_one_twice() {
     let form = [("grant_type", "refresh_token"), ("refresh_token", token)];
     let call = server.http.post(format!("{}/token", server.issuer)).basic_auth(encoded(BASIC.0), Some(encoded(BASIC.1))).form(&form);
     assert_eq!(call.send().await.expect("an answer").status(), 400);
-    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "stolen" } } }));
-    stage.tokens().patch("ann", &PatchParams::default(), &ask).await.expect("accepted");
+    stage.ask_for_token("ann", "stolen").await;
     stage
         .token_where("ann", "says that somebody must sign in", |token| {
             token_condition(token, "Fresh") == Some(("False", "ReauthorizationRequired"))

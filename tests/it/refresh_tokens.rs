@@ -79,9 +79,9 @@ pub(crate) async fn reuses(stage: &Stage, name: &str) -> u64 {
     tokens.iter().filter(|token| token.subject == name).map(|token| token.reuses).sum()
 }
 
-pub(crate) async fn refresh(stage: &Stage, name: &str, value: &str) {
-    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": value } } }));
-    stage.tokens().patch(name, &PatchParams::default(), &ask).await.expect("accepted");
+/// A write of the state of `ann`.
+fn is_state(seen: &Seen) -> bool {
+    seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state"
 }
 
 /// The refresh token that is used next.
@@ -164,7 +164,7 @@ async fn another_first_refresh_token_begins_anew_and_the_same_one_touched_costs_
     stage.control.set_oidc_settings(SERVER, &settings).await.expect("set");
     for round in 0..2 {
         let before = token(&stage, "ann").await;
-        refresh(&stage, "ann", &format!("round-{round}")).await;
+        stage.ask_for_token("ann", &format!("round-{round}")).await;
         eventually("refreshed", async || token(&stage, "ann").await != before).await;
     }
     // Of two objects with one refresh token the older has it.
@@ -253,7 +253,7 @@ async fn a_lost_answer_is_repeated_once_and_later_only_when_the_published_token_
     let held = [token(&stage, "once").await, token(&stage, "twice").await, token(&stage, "spent").await];
     let ends = stage.tokens().get("twice").await.expect("there").status.and_then(|status| status.expires_at).expect("an end").0;
     for name in ["once", "twice", "spent"] {
-        refresh(&stage, name, "please").await;
+        stage.ask_for_token(name, "please").await;
     }
     eventually("the repetition is answered", async || token(&stage, "once").await != held[0]).await;
     assert_eq!(reuses(&stage, "once").await, 0);
@@ -298,7 +298,7 @@ async fn an_older_state_and_an_object_that_was_led_to_anothers_refresh_token_use
     let older = stage.secret_values("ann-state").await.expect("there");
     for round in ["first", "second"] {
         let before = token(&stage, "ann").await;
-        refresh(&stage, "ann", round).await;
+        stage.ask_for_token("ann", round).await;
         eventually("refreshed", async || token(&stage, "ann").await != before).await;
         stage.token_ready("ann").await;
     }
@@ -308,7 +308,7 @@ async fn an_older_state_and_an_object_that_was_led_to_anothers_refresh_token_use
     // This process knows what was there.
     put_back().await;
     let before = token(&stage, "ann").await;
-    refresh(&stage, "ann", "third").await;
+    stage.ask_for_token("ann", "third").await;
     eventually("refreshed with what is remembered", async || token(&stage, "ann").await != before).await;
     stage.token_ready("ann").await;
     assert_eq!(reuses(&stage, "ann").await, 0);
@@ -316,7 +316,7 @@ async fn an_older_state_and_an_object_that_was_led_to_anothers_refresh_token_use
     drop(operator.kill().await);
     put_back().await;
     let _operator = stage.operator().await;
-    refresh(&stage, "ann", "fourth").await;
+    stage.ask_for_token("ann", "fourth").await;
     let lost = stage.token_where("ann", "says that the state is an older one", |token| {
         token_condition(token, "Ready").is_some_and(|(_, reason)| reason == "ReauthorizationRequired")
     });
@@ -342,14 +342,14 @@ async fn a_pause_of_the_tenant_is_no_use_of_the_refresh_token() {
     let answer = Action::Answer { when: When::BeforeCommit, status: 429, headers, body: "{}".into() };
     stage.control.inject(&Rule::next("oidc.token", answer)).await.expect("accepted");
     let before = token(&stage, "ann").await;
-    refresh(&stage, "ann", "first").await;
+    stage.ask_for_token("ann", "first").await;
     let limited = stage.token_where("ann", "says that it has to wait", |token| {
         token_condition(token, "Fresh").is_some_and(|(_, reason)| reason == "RateLimited")
     });
     limited.await;
     let used = uses().await;
     // Somebody asks once more, while nobody may.
-    refresh(&stage, "ann", "second").await;
+    stage.ask_for_token("ann", "second").await;
     tokio::time::sleep(WINDOW).await;
     assert_eq!((uses().await, token(&stage, "ann").await), (used, before.clone()));
     eventually("it goes on after the pause", async || token(&stage, "ann").await != before).await;
@@ -367,7 +367,7 @@ async fn a_503_after_the_token_was_replaced_is_repeated_once_and_no_more() {
     stage.token_ready("ann").await;
     let answer = Action::Answer { when: When::AfterCommit, status: 503, headers: Default::default(), body: "upstream reset".into() };
     stage.control.inject(&Rule::next("oidc.token", answer)).await.expect("accepted");
-    refresh(&stage, "ann", "please").await;
+    stage.ask_for_token("ann", "please").await;
     must_sign_in(&stage, "ann").await;
     assert_eq!(reuses(&stage, "ann").await, 1);
 }
@@ -383,10 +383,9 @@ async fn a_successor_that_cannot_be_stored_is_kept_and_costs_no_call_more() {
     let calls = stage.calls("oidc.token").await;
     for (round, effect) in [Effect::Answer(500), Effect::DropBefore, Effect::Answer(409), Effect::DropAfter].into_iter().enumerate() {
         let before = token(&stage, "ann").await;
-        let is_state = |seen: &Seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state";
         // The first write says that the token is used, the second holds what came.
         let rule = interceptor.intercept(is_state, 1, 2, effect);
-        refresh(&stage, "ann", &format!("round-{round}")).await;
+        stage.ask_for_token("ann", &format!("round-{round}")).await;
         interceptor.fired(rule).await;
         eventually("it is stored and published", async || token(&stage, "ann").await != before).await;
         stage.token_ready("ann").await;
@@ -406,11 +405,10 @@ async fn what_came_is_stored_also_when_the_object_is_suspended_by_then() {
     let (published, before) = (token(&stage, "ann").await, stored(&stage, "ann").await);
     let fails = Arc::new(AtomicBool::new(true));
     let is_failing = fails.clone();
-    let is_state =
-        move |seen: &Seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state" && is_failing.load(Ordering::Relaxed);
+    let is_in_vain = move |seen: &Seen| is_state(seen) && is_failing.load(Ordering::Relaxed);
     // The first write says that the token is used.
-    let rule = interceptor.intercept(is_state, 1, usize::MAX, Effect::Answer(500));
-    refresh(&stage, "ann", "please").await;
+    let rule = interceptor.intercept(is_in_vain, 1, usize::MAX, Effect::Answer(500));
+    stage.ask_for_token("ann", "please").await;
     interceptor.fired(rule).await;
     let suspend = |suspend: bool| Patch::Merge(json!({ "spec": { "suspend": suspend } }));
     stage.tokens().patch("ann", &PatchParams::default(), &suspend(true)).await.expect("accepted");
@@ -435,16 +433,15 @@ async fn a_process_that_ends_while_the_api_server_fails_stores_what_came_first()
     stage.token_ready("ann").await;
     let late = Action::Delay { when: When::AfterCommit, milliseconds: 1500 };
     let fault = stage.control.inject(&Rule::next("oidc.token", late)).await.expect("accepted");
-    let is_state = |seen: &Seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state";
     let rule = interceptor.intercept(is_state, 1, 1, Effect::Answer(500));
-    refresh(&stage, "ann", "please").await;
+    stage.ask_for_token("ann", "please").await;
     stage.control.wait_for_fault(fault.id).await.expect("under way");
     assert!(operator.stop().await.success(), "it ends by itself");
     assert_eq!(interceptor.hits(rule).len(), 1, "the write failed once");
     let (before, calls) = (token(&stage, "ann").await, stage.calls("oidc.token").await);
     let _operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
     stage.token_ready("ann").await;
-    refresh(&stage, "ann", "again").await;
+    stage.ask_for_token("ann", "again").await;
     eventually("the sign-in goes on", async || token(&stage, "ann").await != before).await;
     assert!(stage.calls("oidc.token").await > calls);
     assert_eq!(reuses(&stage, "ann").await, 0);

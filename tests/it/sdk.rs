@@ -5,7 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use stage::{API_KEY, IAM, Stage, TENANT, eventually, repository, run};
 
@@ -170,8 +169,7 @@ async fn the_python_sdk_works_with_the_published_credentials_file_before_and_aft
         secret["token"].clone()
     };
     let first = used().await;
-    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "now" } } }));
-    stage.tokens().patch("kms", &PatchParams::default(), &ask).await.expect("accepted");
+    stage.ask_for_token("kms", "now").await;
     eventually("the token is replaced", async || published().await["token"] != first).await;
     assert!(used().await != first, "the file was read again");
 }

@@ -13,6 +13,8 @@ use kube::{
 use serde_json::json;
 use stage::{Stage, condition, eventually, message, observed};
 
+use crate::fixtures::tried;
+
 /// Long enough to see that something does not happen: a pass takes a few milliseconds.
 const WINDOW: Duration = Duration::from_secs(2);
 
@@ -127,18 +129,10 @@ async fn a_secret_that_cannot_be_written_costs_neither_a_second_registration_nor
     assert!(message(&refused).contains("exceeded quota"), "{}", message(&refused));
     assert_eq!(condition(&refused, "SecretPublished").map(|(status, _)| status), Some("False"));
     let id = refused.status.and_then(|status| status.client_id).expect("the registration is recorded");
-    stage
-        .application_where("storefront", "was tried again", |object| {
-            object.status.as_ref().is_some_and(|status| status.failures >= Some(2))
-        })
-        .await;
+    tried(&stage, "storefront", 2).await;
     drop(operator.kill().await);
     let _operator = stage.operator().await;
-    stage
-        .application_where("storefront", "was tried by the next process", |object| {
-            object.status.as_ref().is_some_and(|status| status.failures >= Some(3))
-        })
-        .await;
+    tried(&stage, "storefront", 3).await;
     assert_eq!(stage.secret_values("storefront").await, None, "no partial Secret");
     quotas.delete("full", &DeleteParams::default()).await.expect("freed");
     let ready = stage.ready("storefront").await;

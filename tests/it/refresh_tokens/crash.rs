@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use identity_simulator::{Action, Rule, When};
 use stage::{Effect, Interceptor, OperatorOptions, Seen, Stage, eventually, interceptor::RuleId, token_condition};
 
-use super::{CLIENT, SERVER, behind, must_sign_in, operator_behind, refresh, reuses, seed_of, sign_in, spec, token, with_server};
+use super::{CLIENT, SERVER, behind, must_sign_in, operator_behind, reuses, seed_of, sign_in, spec, token, with_server};
 use crate::{crash::field::install_release, ledger::tally};
 
 const LEADING: &str = " leading instance=";
@@ -171,7 +171,7 @@ async fn a_process_that_dies_at_any_call_of_a_use_loses_no_more_than_an_answer()
     }
     let before = now(&stage).await;
     let begun = Instant::now();
-    stop_at(&stage, &interceptor, hang, async |number| refresh(&stage, &name(number), "now").await).await;
+    stop_at(&stage, &interceptor, hang, async |number| stage.ask_for_token(&name(number), "now").await).await;
     drop(operator.kill().await);
     let operator = operator_behind(&stage, &interceptor, OperatorOptions::default().watching(&stage.namespace)).await;
     operator.working().await;
@@ -213,7 +213,7 @@ async fn succeed(stage: &Stage, is_first_use: bool) {
         if is_first_use {
             stage.token(&name(number), spec(&name(number))).await;
         } else {
-            refresh(stage, &name(number), "please").await;
+            stage.ask_for_token(&name(number), "please").await;
         }
     };
     let calls = stage.calls("oidc.token").await;
@@ -263,7 +263,7 @@ async fn a_leader_that_was_stopped_before_it_used_a_refresh_token_sends_nothing_
     let second = operator_behind(&stage, &two, options()).await;
     second.metrics_address().await;
     let recorded = one.intercept(|seen| seen.is_write() && seen.resource == "secrets" && seen.name == "ann-state", 0, 1, Effect::HoldAfter);
-    refresh(&stage, "ann", "please").await;
+    stage.ask_for_token("ann", "please").await;
     one.fired(recorded).await;
     first.freeze();
     let calls = stage.calls("oidc.token").await;
@@ -326,7 +326,7 @@ async fn a_leader_that_is_frozen_inside_a_use_and_its_successor_send_no_refresh_
     }
     let hold = |when| Action::Hold { when };
     let begun = Instant::now();
-    let held = stop_at(&stage, &one, hold, async |number| refresh(&stage, &name(number), "please").await).await;
+    let held = stop_at(&stage, &one, hold, async |number| stage.ask_for_token(&name(number), "please").await).await;
     first.freeze();
     second.logged(LEADING).await;
     let mut after = Vec::new();

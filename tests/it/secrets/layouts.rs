@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use stage::{condition, eventually, message};
 
 use super::with_operator;
+use crate::fixtures::tried;
 
 /// Promise 2: another layout or other key names are one apply; old keys go, other people's stay, and the Secret stays the same object.
 ///
@@ -102,20 +103,12 @@ async fn a_layout_that_cannot_be_written_is_never_called_ready() {
     .await;
     stage.application("storefront", json!({ "secret": { "layout": "OAuth" } })).await;
     stage.reason("storefront", "SecretRejected").await;
-    stage
-        .application_where("storefront", "was tried again", |object| {
-            object.status.as_ref().is_some_and(|status| status.failures >= Some(2))
-        })
-        .await;
+    tried(&stage, "storefront", 2).await;
     let still = stage.reason("storefront", "SecretRejected").await;
     assert_eq!(condition(&still, "Ready").map(|(status, _)| status), Some("False"));
     drop(operator.kill().await);
     let _operator = stage.operator().await;
-    stage
-        .application_where("storefront", "was tried by the next process", |object| {
-            object.status.as_ref().is_some_and(|status| status.failures >= Some(3))
-        })
-        .await;
+    tried(&stage, "storefront", 3).await;
     bindings.delete(&name, &DeleteParams::default()).await.expect("freed");
     policies.delete(&name, &DeleteParams::default()).await.expect("freed");
     stage.ready("storefront").await;

@@ -39,10 +39,7 @@ async fn absurd_replies_change_nothing_and_are_named() {
     stage.token("orders", json!({ "providerRef": { "name": "server" } })).await;
     stage.token_ready("orders").await;
     let held = stage.stored_secret("orders").await;
-    let ask = async |word: &str| {
-        let patch = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": word } } }));
-        stage.tokens().patch("orders", &PatchParams::default(), &patch).await.expect("accepted");
-    };
+    let ask = async |word: &str| stage.ask_for_token("orders", word).await;
     let failing = async |word: &'static str, reason: &str, part: &str| {
         let token =
             stage.token_where("orders", word, |token| token_condition(token, "Fresh").is_some_and(|(_, said)| said == reason)).await;

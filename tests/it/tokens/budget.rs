@@ -3,19 +3,24 @@
 use cloud_identity_operator::api::AccessToken;
 use futures::future::join_all;
 use identity_simulator::{Action, Rule, When};
-use serde_json::json;
+use serde_json::{Value, json};
 use stage::{IAM, Stage, eventually, token_condition, token_message};
 
 use super::{lifetime, of_iam};
+
+/// The provider for IAM, with this budget.
+async fn with_budget(stage: &Stage, budget: Value) {
+    let mut document = stage.iam_document(IAM);
+    document["spec"]["budget"] = budget;
+    stage.apply(&document).await.expect("accepted");
+}
 
 /// Promise 3: whatever one provider's tokens need together is said before any of them comes too late.
 #[tokio::test]
 async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
     let stage = Stage::new("budget").await;
     lifetime(&stage, 4).await;
-    let mut document = stage.iam_document(IAM);
-    document["spec"]["budget"] = json!({ "requestsPerSecond": 2 });
-    stage.apply(&document).await.expect("accepted");
+    with_budget(&stage, json!({ "requestsPerSecond": 2 })).await;
     let _operator = stage.operator().await;
     stage.ready_provider(IAM).await;
     for number in 0..6 {
@@ -33,8 +38,7 @@ async fn a_budget_that_is_too_small_says_which_rate_is_needed() {
     })
     .await;
     assert!(ended.is_empty(), "it is said before anything ends: {ended:?}");
-    document["spec"]["budget"] = json!({ "requestsPerSecond": 50 });
-    stage.apply(&document).await.expect("accepted");
+    with_budget(&stage, json!({ "requestsPerSecond": 50 })).await;
     eventually("none says so any more", async || {
         let tokens = stage.tokens().list(&Default::default()).await.expect("listed").items;
         tokens.iter().all(|token| !is_said(token) && token_condition(token, "Fresh").is_some_and(|(status, _)| status == "True"))
@@ -54,9 +58,7 @@ async fn a_budget_that_is_too_small_for_what_a_former_process_published_is_told_
     let names: Vec<String> = (0..36).map(|number| format!("token-{number}")).collect();
     join_all(names.iter().map(|name| stage.token(name, of_iam()))).await;
     join_all(names.iter().map(|name| stage.token_ready(name))).await;
-    let mut document = stage.iam_document(IAM);
-    document["spec"]["budget"] = json!({ "requestsPerSecond": 1 });
-    stage.apply(&document).await.expect("accepted");
+    with_budget(&stage, json!({ "requestsPerSecond": 1 })).await;
     for name in &names {
         let generation = |token: &AccessToken| Some(token.status.as_ref()?.issued_for.as_ref()?.provider.generation);
         stage.token_where(name, "knows the provider as it is now", |token| generation(token) == Some(2)).await;
@@ -74,9 +76,7 @@ async fn a_token_that_was_deleted_while_it_was_fetched_takes_nothing_of_the_budg
     const GONE: usize = 3;
     let stage = Stage::new("budget-gone").await;
     lifetime(&stage, 4).await;
-    let mut document = stage.iam_document(IAM);
-    document["spec"]["budget"] = json!({ "requestsPerSecond": 1 });
-    stage.apply(&document).await.expect("accepted");
+    with_budget(&stage, json!({ "requestsPerSecond": 1 })).await;
     let _operator = stage.operator().await;
     stage.ready_provider(IAM).await;
     // Each would need half a request a second.
@@ -101,9 +101,7 @@ async fn a_new_token_gets_its_turn_although_more_refreshes_are_due_than_the_budg
     const TOKENS: usize = 52;
     let stage = Stage::new("share").await;
     lifetime(&stage, 3600).await;
-    let mut document = stage.iam_document(IAM);
-    document["spec"]["budget"] = json!({ "requestsPerSecond": 4, "concurrency": 1 });
-    stage.apply(&document).await.expect("accepted");
+    with_budget(&stage, json!({ "requestsPerSecond": 4, "concurrency": 1 })).await;
     let _operator = stage.operator().await;
     stage.ready_provider(IAM).await;
     let often = json!({ "providerRef": { "name": IAM }, "refresh": { "maxInterval": "10s" } });

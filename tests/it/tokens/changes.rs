@@ -53,11 +53,10 @@ async fn a_changed_credential_a_changed_spec_and_a_request_replace_the_token_at_
     with_scope["grant"] = json!({ "scopes": ["kms"] });
     stage.token("own", with_scope).await;
     let third = replaced(&second, "another scope, another token").await;
-    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "please" } } }));
-    stage.tokens().patch("own", &PatchParams::default(), &ask).await.expect("accepted");
+    stage.ask_for_token("own", "please").await;
     let fourth = replaced(&third, "asked for").await;
     let ledger = Ledger::open(&stage).await;
-    stage.tokens().patch("own", &PatchParams::default(), &ask).await.expect("accepted");
+    stage.ask_for_token("own", "please").await;
     ledger.stays_empty("the same request again").await;
     assert_eq!(current().await, fourth);
 }

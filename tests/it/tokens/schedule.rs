@@ -8,10 +8,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use identity_simulator::{Action, Framing, KeyEdit, Rule, When};
-use kube::{
-    api::{Patch, PatchParams},
-    runtime::watcher::{self, Event, watcher},
-};
+use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::json;
 use stage::{Dice, Operator, Stage, eventually, token_condition, token_message};
 
@@ -119,8 +116,7 @@ async fn a_refused_credential_leaves_the_token_until_it_ends_and_says_so() {
     assert!(token_message(&ended, "Ready").is_some_and(|said| said.contains("ended")), "{:?}", token_message(&ended, "Ready"));
     assert_eq!(values(&stage, "own").await, held, "the last good token stays");
     stage.control.edit_key("own", &KeyEdit { enabled: Some(true), ..KeyEdit::default() }).await.expect("enabled");
-    let ask = Patch::Merge(json!({ "metadata": { "annotations": { "cloudidentity.dev/refresh": "mended" } } }));
-    stage.tokens().patch("own", &PatchParams::default(), &ask).await.expect("accepted");
+    stage.ask_for_token("own", "mended").await;
     stage.token_ready("own").await;
     stage.event("own", "Recovered").await;
 }

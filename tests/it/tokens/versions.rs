@@ -9,7 +9,7 @@ use stage::eventually;
 use super::{lifetime, of_iam, values, with_own_key};
 use crate::{
     ledger::{Ledger, WINDOW, restart_costs_nothing, tally},
-    refresh_tokens::{self, refresh, reuses, seed_of, sign_in},
+    refresh_tokens::{self, reuses, seed_of, sign_in},
 };
 
 /// What a token costs after a restart.
@@ -118,7 +118,7 @@ async fn a_status_of_another_version_costs_one_call_at_most_and_no_published_tok
     // What nobody knows of an earlier use of a refresh token keeps none from being used.
     for (name, ..) in rows.iter().filter(|(name, ..)| name.ends_with("-user")) {
         let held = values(&stage, name).await;
-        refresh(&stage, name, "now").await;
+        stage.ask_for_token(name, "now").await;
         eventually(&format!("{name} is replaced"), async || values(&stage, name).await != held).await;
         stage.token_ready(name).await;
         assert_eq!(reuses(&stage, name).await, 0, "{name}");

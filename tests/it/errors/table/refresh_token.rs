@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use stage::{Stage, eventually, token_condition, token_message};
 
 use super::fault::{Fault, QUICK, TOLD, date};
-use crate::refresh_tokens::{CLIENT, SERVER, refresh, reuses, seed_of, sign_in, spec, with_server};
+use crate::refresh_tokens::{CLIENT, SERVER, reuses, seed_of, sign_in, spec, with_server};
 
 const OPERATION: &str = "oidc.token";
 
@@ -69,7 +69,7 @@ async fn no_fault_makes_a_refresh_token_go_out_more_than_twice_or_touches_the_pu
         let action = fault.action(OPERATION, &stage.simulator.urls().noted, date());
         let rule = Rule::every(OPERATION, action).body_contains(&current(&stage, &name).await);
         let injected = stage.control.inject(&rule).await.expect("accepted");
-        refresh(&stage, &name, "now").await;
+        stage.ask_for_token(&name, "now").await;
         let token = stage.token_where(&name, &format!("has settled after {fault:?}"), has_settled).await;
         let sent = stage.control.journal().await.expect("the simulator answers");
         let sent = sent.iter().filter(|call| call.fault == Some(injected.id)).count();
@@ -108,7 +108,7 @@ async fn is_sent_again_after_the_pause(fault: Fault) {
     let limited = fault.action(OPERATION, &stage.simulator.urls().noted, date);
     let injected = stage.control.inject(&Rule::next(OPERATION, limited).body_contains(&sent)).await.expect("accepted");
     stage.control.clear_journal().await.expect("cleared");
-    refresh(&stage, "ann", "now").await;
+    stage.ask_for_token("ann", "now").await;
     let is_told = |token: &AccessToken| token_condition(token, "Fresh") == Some(("False", "RateLimited"));
     let told = stage.token_where("ann", "says that the server asks for a pause", is_told).await;
     let calls = async || {
